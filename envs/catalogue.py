@@ -1,0 +1,106 @@
+"""Finds envs by id: built-in tasks, anything registered in Gymnasium, and `dmc/<domain>-<task>`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from envs.adapter import Adapter
+from envs.tasks import CONTROL_STEPS
+
+_BUILT_IN = {
+    "worldmodel/CartpoleSwingup-v0": "envs.tasks.cartpole:CartpoleSwingup",
+    "worldmodel/PendulumSwingup-v0": "envs.tasks.pendulum:PendulumSwingup",
+    "worldmodel/Reacher-v0": "envs.tasks.reacher:Reacher",
+    "worldmodel/TwoRoom-v0": "envs.tasks.two_room:TwoRoom",
+    "worldmodel/Pusher-v0": "envs.tasks.pusher:Pusher",
+}
+
+
+def register_built_in() -> None:
+    """Register the built-in tasks in Gymnasium; called by `import envs`, again without effect."""
+    for name, entry_point in _BUILT_IN.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=entry_point, max_episode_steps=CONTROL_STEPS)
+
+
+def make(
+    id: str,  # noqa: A002  the name in configs/env/default.yaml
+    *,
+    kwargs: dict | None = None,
+    observation: str = "auto",
+    image_size: int = 64,
+    cameras=(),
+    quality: str = "faithful",
+    action_repeat: int = 1,
+    max_episode_steps: int | None = None,
+    privileged_state: bool = True,
+) -> Adapter:
+    """Make any env behind the project's env contract (see `Adapter`); the keys are those of configs/env/default.yaml.
+
+    Args:
+        id: a Gymnasium id, `module:id` to import `module` first (which registers the env; needed by worker processes for envs
+            of your own), or `dmc/<domain>-<task>` (needs `pip install "worldmodel[dmc]"`).
+        kwargs: for the env's own constructor.
+        max_episode_steps: in env steps, whatever `action_repeat` is; None keeps the env's own limit.
+
+    Raises:
+        ValueError: an unknown id (the message names near misses), or an option that the env can't follow.
+        ModuleNotFoundError: the module before the colon, or an extra that the id needs.
+    """
+    kwargs = dict(kwargs or {})
+    if id.startswith("dmc/"):
+        from envs.dmc import ControlSuite
+
+        env = ControlSuite(id, **kwargs)
+        if max_episode_steps is not None:
+            env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
+    else:
+        env = _make_registered(id, kwargs, max_episode_steps)
+    try:
+        return Adapter(
+            env,
+            observation=observation,
+            image_size=image_size,
+            cameras=cameras,
+            quality=quality,
+            action_repeat=action_repeat,
+            privileged_state=privileged_state,
+        )
+    except Exception:
+        env.close()
+        raise
+
+
+def _make_registered(id: str, kwargs: dict, max_episode_steps: int | None) -> gymnasium.Env:  # noqa: A002
+    module, _, name = id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gymnasium.registry.get(name)
+    if spec is None:
+        raise ValueError(_unknown(name))
+    modes = getattr(load_env_creator(spec.entry_point), "metadata", {}).get("render_modes", ())
+    if "rgb_array" in modes:
+        kwargs.setdefault("render_mode", "rgb_array")
+    # The checker's warnings are about the env's own code and are printed at every start; the adapter checks what it relies on.
+    return gymnasium.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+
+
+def _unknown(name: str) -> str:
+    known = list(gymnasium.registry)
+    try:
+        from envs.dmc import task_names
+
+        known += task_names()
+    except ImportError:
+        pass  # dm_control is an extra
+    by_lower = {key.lower(): key for key in known}
+    near = [by_lower[key] for key in difflib.get_close_matches(name.lower(), by_lower, n=5, cutoff=0.5)]
+    hint = f"did you mean {', '.join(near)}?" if near else "gymnasium.pprint_registry() lists what is registered."
+    return (
+        f"env.id={name}: no such env; {hint} An env of your own is found as env.id=your_module:{name}, where importing "
+        "your_module registers it with gymnasium.register."
+    )

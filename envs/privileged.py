@@ -1,0 +1,51 @@
+"""The simulator's state as one vector: a training target where MuJoCo offers it, which no policy sees."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+
+class PrivilegedState:
+    """Reads float32 [P] from a model's data: positions, then velocities.
+
+    Positions joint by joint (slide: its value; hinge: cosine, sine; ball: quaternion; free: place, quaternion), then the
+    place of every mocap body (how goals are put into a scene); velocities are `qvel`.
+
+    Attributes:
+        length: P.
+        positions: how many of its leading entries are positions.
+    """
+
+    def __init__(self, model: mujoco.MjModel):
+        hinge = int(mujoco.mjtJoint.mjJNT_HINGE)
+        widths = {int(mujoco.mjtJoint.mjJNT_FREE): 7, int(mujoco.mjtJoint.mjJNT_BALL): 4}
+        plain_from, plain_to, angle_from, angle_to, at = [], [], [], [], 0
+        for kind, address in zip(model.jnt_type, model.jnt_qposadr):
+            if int(kind) == hinge:
+                angle_from.append(int(address))
+                angle_to.append(at)
+                at += 2
+            else:
+                width = widths.get(int(kind), 1)
+                plain_from += range(address, address + width)
+                plain_to += range(at, at + width)
+                at += width
+        self._plain = np.array(plain_from, int), np.array(plain_to, int)
+        self._angle = np.array(angle_from, int), np.array(angle_to, int)
+        self._joints = at
+        self.positions = at + 3 * model.nmocap
+        self.length = self.positions + model.nv
+
+    def __call__(self, data: mujoco.MjData) -> np.ndarray:
+        """float32 [P] of `data`."""
+        out = np.empty(self.length, np.float32)
+        source, target = self._plain
+        out[target] = data.qpos[source]
+        source, target = self._angle
+        angle = data.qpos[source]
+        out[target] = np.cos(angle)
+        out[target + 1] = np.sin(angle)
+        out[self._joints : self.positions] = data.mocap_pos.ravel()
+        out[self.positions :] = data.qvel
+        return out

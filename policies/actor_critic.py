@@ -1,0 +1,151 @@
+"""Actor and critic, trained on imagined trajectories with gradients through the transition."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.distributed import mean_over_processes
+from worldmodel.imagination import imagine
+from worldmodel.kernels.lambda_return import lambda_return
+from worldmodel.transformer import Memory
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """See configs/behavior/actor_critic.yaml, where each key is documented."""
+
+    width: int = 192
+    horizon: int = 15
+    starts: int = 256
+    discount: float = 0.98
+    trace: float = 0.95
+    entropy: float = 1e-4
+    learning_rate: float = 1e-3
+    clip: float = 1.0
+    target_rate: float = 0.02
+    disagreement_penalty: float = 0.0
+
+
+def _mlp(features: int, width: int, out: int) -> nn.Sequential:
+    layers = [nn.Linear(features, width), nn.LayerNorm(width), nn.SiLU()]
+    layers += [nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, out)]
+    return nn.Sequential(*layers)
+
+
+class Actor(nn.Module):
+    """Features to a distribution over actions: a squashed Gaussian, or one-hot choices with straight-through
+    gradients (Bengio et al. 2013) where the env is discrete."""
+
+    def __init__(self, features: int, action_dim: int, discrete: bool, width: int):
+        super().__init__()
+        self.discrete = discrete
+        self.net = _mlp(features, width, action_dim if discrete else 2 * action_dim)
+
+    def forward(
+        self, features: Tensor, sample: bool = False, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]` up to a constant.
+
+        Args:
+            sample: draw, instead of the mode.
+            generator: of the draw.
+        """
+        out = self.net(features)
+        if self.discrete:
+            # One percent of uniform keeps every choice alive (Hafner et al. 2023).
+            probability = 0.99 * out.softmax(-1) + 0.01 / out.shape[-1]
+            entropy = -(probability * probability.log()).sum(-1)
+            chosen = probability.argmax(-1)
+            if sample:
+                chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
+            action = F.one_hot(chosen, out.shape[-1]).to(out.dtype)
+            return action + probability - probability.detach(), entropy
+        mean, spread = out.chunk(2, dim=-1)
+        std = F.softplus(spread - 0.5) + 0.05
+        if sample:
+            mean = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        return mean.tanh(), std.log().mean(-1)
+
+
+class ActorCritic(nn.Module):
+    """The behaviour of one world model: actor, critic, the critic's slow copy and the scale of returns."""
+
+    def __init__(self, features: int, action_dim: int, discrete: bool, config: ActorCriticConfig):
+        super().__init__()
+        self.config = config
+        self.actor = Actor(features, action_dim, discrete, config.width)
+        self.critic = _mlp(features, config.width, 1)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        # The critic works in units of a tenth of the value of one standard deviation of reward for ever, so that its
+        # targets are of the order of one whatever the env's rewards are.
+        self.register_buffer("value_unit", torch.ones(()))
+        self.register_buffer("return_range", torch.zeros(()))
+
+    def set_reward_scale(self, reward_std: float) -> None:
+        """Fix the unit of the critic from the standard deviation of rewards."""
+        self.value_unit.fill_(reward_std / (1 - self.config.discount) / 10)
+
+    def value(self, features: Tensor, slow: bool = False) -> Tensor:
+        """Discounted return `[...]` from `features [..., F]`, in the env's units."""
+        critic = self.target if slow else self.critic
+        return critic(features).squeeze(-1) * self.value_unit
+
+    def forward(self, model, memory: Memory, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Losses of actor and critic on trajectories imagined from `memory`.
+
+        The actor's gradient flows through actions, transition and critic (Hafner et al. 2020, eq. 7); the model's
+        parameters must not require gradients.
+
+        Returns:
+            scalars: `actor_loss`, `critic_loss` (carry gradients), `imagined_return`, `value`, `entropy`, `saturation`.
+        """
+        config, entropies = self.config, []
+
+        def policy(belief: Tensor, latent: Tensor) -> Tensor:
+            action, entropy = self.actor(model.features(belief, latent), sample=True, generator=generator)
+            entropies.append(entropy)
+            return action
+
+        dream = imagine(model, memory, policy, config.horizon)
+        features = model.features(dream.beliefs, dream.latents)
+        values = self.value(features, slow=True)
+        rewards = dream.rewards
+        if config.disagreement_penalty:
+            rewards = rewards - config.disagreement_penalty * model.transition.reward_scale * dream.disagreement
+        returns = lambda_return(rewards, dream.continues, values, config.discount, config.trace)
+        # A step counts as far as the episode is still alive there.
+        alive = torch.cat([torch.ones_like(dream.continues[:, :1]), dream.continues[:, :-1]], 1).cumprod(1).detach()
+
+        scale = self._update_range(returns.detach())
+        entropy = torch.stack(entropies, 1)
+        actor_loss = -(alive * (returns / scale + config.entropy * entropy)).mean()
+        predicted = self.critic(features[:, :-1].detach()).squeeze(-1)
+        critic_loss = (alive * (predicted - returns.detach() / self.value_unit).square()).mean()
+        return {
+            "actor_loss": actor_loss,
+            "critic_loss": critic_loss,
+            "imagined_return": returns.detach()[:, 0].mean(),
+            "value": values.detach().mean(),
+            "entropy": entropy.detach().mean(),
+            "saturation": (dream.actions.detach().abs() > 0.95).float().mean(),
+        }
+
+    @torch.no_grad()
+    def _update_range(self, returns: Tensor) -> Tensor:
+        """Moving range of the 5th to 95th percentile of returns, at least one value unit (Hafner et al. 2023, eq. 11)."""
+        low, high = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95], device=returns.device))
+        spread = mean_over_processes(high - low)
+        first = self.return_range == 0
+        self.return_range.copy_(torch.where(first, spread, torch.lerp(self.return_range, spread, 0.01)))
+        return torch.maximum(self.return_range, self.value_unit)
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the slow critic towards the critic."""
+        for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
+            slow.lerp_(fast, self.config.target_rate)

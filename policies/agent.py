@@ -1,0 +1,226 @@
+"""A trained agent: world model and behaviour, and the policies that act with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.actor_critic import ActorCritic, ActorCriticConfig
+from policies.planners import build as build_planner
+from policies.planners.objective import RewardObjective
+from policies.policy import Observation
+from policies.video import View
+from policies.view import model_view
+from worldmodel.checkpoint import find_checkpoint, load_module, read_meta
+from worldmodel.config import ModelConfig
+from worldmodel.imagination import Trajectory, imagine
+from worldmodel.interface import Interface
+from worldmodel.model import WorldModel
+from worldmodel.precision import configure
+
+
+@dataclass
+class Agent:
+    """What a checkpoint holds for acting.
+
+    Attributes:
+        model: the world model.
+        behavior: actor and critic.
+        interface: of the env it was trained in.
+        config: the run's resolved config.
+        path: the checkpoint, None while training.
+    """
+
+    model: WorldModel
+    behavior: ActorCritic
+    interface: Interface
+    config: dict
+    path: Path | None = None
+
+    @classmethod
+    def new(cls, interface: Interface, config: dict) -> "Agent":
+        """An untrained agent from a run's config (groups `model` and `behavior`)."""
+        model = WorldModel(interface, ModelConfig.from_dict(config["model"]))
+        behavior = ActorCritic(
+            model.feature_dim, interface.action_dim, interface.discrete, ActorCriticConfig(**config["behavior"])
+        )
+        return cls(model, behavior, interface, config)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str | torch.device = "cpu") -> "Agent":
+        """From a checkpoint, a run folder or a link.
+
+        Raises:
+            CheckpointError: there is none, or it does not fit.
+        """
+        configure()
+        path = find_checkpoint(checkpoint)
+        meta = read_meta(path)
+        agent = cls.new(Interface(**meta["interface"]), meta["config"])
+        load_module(path, "model", agent.model)
+        load_module(path, "behavior", agent.behavior)
+        agent.model.to(device).eval()
+        agent.behavior.to(device).eval()
+        agent.path = path
+        return agent
+
+    def policy(self, name: str = "actor", seed: int = 0, **options) -> "ActorPolicy | PlannerPolicy":
+        """`actor`, or `planner` with the options of `PlannerPolicy`."""
+        kinds = {"actor": ActorPolicy, "planner": PlannerPolicy}
+        if name not in kinds:
+            raise ValueError(f"policy {name!r} is not one of {', '.join(kinds)}")
+        return kinds[name](agent=self, interface=self.interface, seed=seed, **options)
+
+    def view(self, episode: dict, open_loop_step: np.ndarray) -> View:
+        """What the model sees and dreams along an episode, for a video: see `policies.view.model_view`."""
+        return model_view(self.model, episode, open_loop_step)
+
+
+def to_tensors(observation: Observation, interface: Interface, device: torch.device) -> dict[str, Tensor]:
+    """The inputs that the model was made for, on its device.
+
+    Raises:
+        ValueError: one is missing or of another shape; the message names it.
+    """
+    tensors = {}
+    for key in interface.observation_keys():
+        expected = interface.cameras.get(key, (interface.state_dim,))
+        if key not in observation or tuple(observation[key].shape[1:]) != expected:
+            got = tuple(observation[key].shape[1:]) if key in observation else f"only {sorted(observation)}"
+            raise ValueError(f"the policy needs observation {key!r} of shape {expected} per row, and got {got}")
+        tensors[key] = torch.as_tensor(observation[key]).to(device)
+    return tensors
+
+
+class BeliefPolicy:
+    """Keeps the belief of every row up to date; subclasses choose the action."""
+
+    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0):
+        if agent is None:
+            raise ValueError("this policy acts with a trained model: give checkpoint=<folder>")
+        self.agent = agent
+        self.interface = interface or agent.interface
+        self.generator = torch.Generator(agent.model.device).manual_seed(seed)
+        self.memory = self.previous = None
+
+    @torch.no_grad()
+    def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
+        """Forget the past of the rows in `mask` (all when None)."""
+        rows = len(next(iter(observation.values())))
+        model = self.agent.model
+        if self.memory is None or mask is None or bool(np.all(mask)) or len(self.previous) != rows:
+            self.memory = model.start(rows)
+            self.previous = torch.zeros(rows, self.interface.action_dim, device=model.device)
+        else:
+            chosen = torch.as_tensor(mask, device=model.device)
+            self.memory = self.memory.forget(chosen)
+            self.previous = self.previous.masked_fill(chosen[:, None], 0.0)
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> np.ndarray:
+        """Actions `[B, A]` after taking the frame into the belief."""
+        model = self.agent.model
+        inputs = to_tensors(observation, self.interface, model.device)
+        if self.memory is None:
+            self.reset(observation)
+        training = model.training
+        model.eval()
+        self.memory = model.observe(inputs, self.previous, self.memory)
+        action = self.choose()
+        model.train(training)
+        if self.interface.discrete:
+            action = torch.nn.functional.one_hot(action.argmax(-1), action.shape[-1]).to(action.dtype)
+        self.previous = action.clamp(-1, 1)
+        return self.previous.cpu().numpy()
+
+    def choose(self) -> Tensor:
+        """Actions `[B, A]` from `self.memory`."""
+        raise NotImplementedError  # abstract
+
+
+class ActorPolicy(BeliefPolicy):
+    """The actor's mode, or a draw from it.
+
+    Args:
+        sample: draw from the actor's distribution, as when collecting.
+        noise: standard deviation of Gaussian noise added to continuous actions.
+    """
+
+    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, sample: bool = False, noise: float = 0.0):
+        super().__init__(agent=agent, interface=interface, seed=seed)
+        self.sample, self.noise = sample, noise
+
+    @torch.no_grad()
+    def imagine(self, horizon: int) -> Trajectory:
+        """What would come if the actor's mode acted on, from the present belief of every row."""
+        model, actor = self.agent.model, self.agent.behavior.actor
+        return imagine(model, self.memory, lambda belief, latent: actor(model.features(belief, latent))[0], horizon)
+
+    def choose(self) -> Tensor:
+        features = self.agent.model.features(self.memory.belief, self.memory.latent)
+        action, _ = self.agent.behavior.actor(features, sample=self.sample, generator=self.generator)
+        if self.noise and not self.interface.discrete:
+            action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
+        return action
+
+
+class PlannerPolicy(BeliefPolicy):
+    """Plans through imagined trajectories at every step: candidates seeded by the actor, tail bootstrapped by the
+    critic.
+
+    Args:
+        planner: the options of a planner, with its `name`: the config group `planner`.
+        noise: standard deviation of Gaussian noise added to continuous actions.
+    """
+
+    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, planner: dict | None = None, noise: float = 0.0):
+        super().__init__(agent=agent, interface=interface, seed=seed)
+        options = dict(planner or agent.config["planner"])
+        self.noise = noise
+        self.planner = build_planner(
+            options.pop("name"), self.interface.action_dim, self.interface.discrete, **options, device=agent.model.device
+        )
+        behavior = agent.behavior
+        self.objective = RewardObjective(
+            behavior.config.discount,
+            value=lambda beliefs, latents: behavior.value(agent.model.features(beliefs, latents), slow=True),
+            disagreement_penalty=behavior.config.disagreement_penalty * float(agent.model.transition.reward_scale),
+        )
+
+    def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
+        super().reset(observation, mask)
+        self.planner.reset(None if mask is None or np.all(mask) else torch.as_tensor(mask))
+
+    def propose(self) -> Tensor | None:
+        """Plans of the actor, the first its mode: `[B, P, H, A]`."""
+        if not self.planner.proposals:
+            return None
+        model, rows, count = self.agent.model, self.memory.latent.shape[0], self.planner.proposals
+        mode = torch.arange(rows * count, device=model.device) % count == 0
+
+        def policy(belief: Tensor, latent: Tensor) -> Tensor:
+            features = model.features(belief, latent)
+            drawn, _ = self.agent.behavior.actor(features, sample=True, generator=self.generator)
+            certain, _ = self.agent.behavior.actor(features)
+            return torch.where(mode[:, None], certain, drawn)
+
+        dream = imagine(model, self.memory, policy, self.planner.horizon, count)
+        return dream.actions.unflatten(0, (rows, count))
+
+    def score(self, actions: Tensor) -> Tensor:
+        """The objective of candidate plans `[B, C, H, A]`: `[B, C]`."""
+        rows, candidates = actions.shape[:2]
+        dream = imagine(self.agent.model, self.memory, actions.flatten(0, 1), actions.shape[2], candidates)
+        return self.objective(dream).view(rows, candidates)
+
+    def choose(self) -> Tensor:
+        rows = self.memory.latent.shape[0]
+        plan = self.planner.plan(self.score, rows, proposals=self.propose(), generator=self.generator)
+        action = plan.actions[:, 0]
+        if self.noise and not self.interface.discrete:
+            action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
+        return action

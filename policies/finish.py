@@ -1,0 +1,70 @@
+"""What a finished run leaves to look at: eval.json, videos, curves and the table that points at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policies.agent import Agent
+from policies.baselines import HoldStillPolicy, RandomPolicy
+from policies.evaluate import evaluate, format_table
+from policies.rollout import film
+from policies.video import record
+from worldmodel.curves import draw_curves
+from worldmodel.provenance import write_json
+
+
+def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action: list[float], progress) -> dict:
+    """Evaluate actor, planner and baselines, film the best, draw the curves.
+
+    Returns:
+        `results` (the content of eval.json) and `paths` of everything made.
+    """
+    options = config["eval"]
+    policies = {
+        "actor": agent.policy("actor", config["seed"]),
+        "planner": agent.policy("planner", config["seed"]),
+    }
+    baselines = {
+        "random": RandomPolicy(interface=agent.interface, seed=config["seed"]),
+        "hold_still": HoldStillPolicy(interface=agent.interface, neutral_action=neutral_action),
+    }
+    policies |= {name: baselines[name] for name in options["baselines"]}
+    results = evaluate(
+        policies,
+        make_vector,
+        episodes=options["episodes"],
+        seed=options["seed"],
+        envs=options["envs"],
+        confidence=options["confidence"],
+        max_steps=options["max_steps"],
+        context={
+            "command": f"worldmodel train run={folder}",
+            "policy": "actor",
+            "checkpoint": str(agent.path) if agent.path else None,
+            "config": config,
+        },
+        progress=progress,
+    )
+    paths = {"evaluation": write_json(folder / "eval.json", results)}
+    trained = max(("actor", "planner"), key=lambda name: results["policies"][name]["return"]["mean"])
+    paths["video"] = film_policy(agent, trained, config, folder / "videos" / "final.mp4", make_vector, options["seed"])
+    curves = draw_curves(folder / "metrics.jsonl", folder / "curves.png", title=config["env"]["id"])
+    paths |= {"curves": curves} if curves else {}
+    paths |= {"metrics": folder / "metrics.jsonl", "checkpoint": agent.path}
+    return {"results": results, "paths": paths, "table": format_table(results, paths)}
+
+
+def film_policy(
+    agent: Agent, name: str, config: dict, path: Path, make_vector, seed: int, max_steps: int | None = None
+) -> Path:
+    """Film one episode of `actor` or `planner` beside what the model sees and dreams."""
+    vector_env = make_vector(1)
+    try:
+        episode, pictures = film(
+            agent.policy(name, config["seed"]), vector_env, seed, max_steps=max_steps or config["eval"]["max_steps"], name=name
+        )
+    finally:
+        vector_env.close()
+    title = f"{config['env']['id']}  {name}  seed {seed}  return {episode['info']['return']:.0f}"
+    record(agent.view, episode, path, fps=agent.interface.fps, title=title, pictures=pictures)
+    return path

@@ -1,0 +1,69 @@
+"""The phases of a training run as a list of small chunks: what a resumed run skips, and what random numbers hang on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+UPDATES_PER_CHUNK = 100  # a chunk is the most work between two chances to checkpoint
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One piece of work, done whole or not at all.
+
+    Attributes:
+        kind: `collect` (exploring policy), `act` (current policy), `learn` (world model), `behave` (actor and critic),
+            `validate`.
+        phase: the phase it belongs to, for metrics and progress: `collect`, `pretrain`, `imagine` or `online`.
+        amount: agent steps or updates.
+        round: of the online loop, from 1; 0 before it.
+    """
+
+    kind: str
+    phase: str
+    amount: int = 0
+    round: int = 0
+
+
+def round_updates(training: dict) -> tuple[int, int]:
+    """Updates of the world model and of the behaviour in one round of the online loop, from the ratios."""
+    online = training["online"]
+    learn = round(online["steps"] * online["train_ratio"] / (training["batch_size"] * training["window"]))
+    return learn, round(learn * online["behavior_ratio"])
+
+
+def schedule(training: dict, offline: bool, validate_every: int = 2) -> list[Chunk]:
+    """All chunks of a run, from the config group `training`.
+
+    Offline, the updates of the online rounds are spent on the given data instead: first the world model's, then those
+    of actor and critic."""
+    online = training["online"]
+    learn, behave = round_updates(training)
+    rounds = online["rounds"]
+    pretrain, imagine = training["pretrain"]["updates"], training["imagine"]["updates"]
+    chunks = [] if offline else [Chunk("collect", "collect", training["collect"]["steps"])]
+    chunks += _split("learn", "pretrain", pretrain + offline * rounds * learn)
+    behaviors = _split("behave", "imagine", imagine + offline * rounds * behave)
+    for done, chunk in enumerate(behaviors, start=1):
+        chunks.append(chunk)
+        if done == len(behaviors) or (offline and done % 5 == 0):
+            chunks.append(Chunk("validate", "imagine"))
+    for number in [] if offline else range(1, rounds + 1):
+        chunks.append(Chunk("act", "online", online["steps"], number))
+        chunks += _split("learn", "online", learn, number) + _split("behave", "online", behave, number)
+        if number % validate_every == 0 or number == rounds:
+            chunks.append(Chunk("validate", "online", 0, number))
+    return chunks
+
+
+def _split(kind: str, phase: str, updates: int, number: int = 0) -> list[Chunk]:
+    whole, rest = divmod(updates, UPDATES_PER_CHUNK)
+    sizes = [UPDATES_PER_CHUNK] * whole + ([rest] if rest else [])
+    return [Chunk(kind, phase, size, number) for size in sizes]
+
+
+def chunk_seed(seed: int, chunk: int, rank: int = 0) -> int:
+    """The seed of one chunk in one process: nothing random survives a chunk, so nothing of it needs saving."""
+    return int(np.random.SeedSequence([seed, chunk, rank]).generate_state(1)[0])

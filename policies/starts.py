@@ -1,0 +1,64 @@
+"""Where imagination starts from: memories of real histories, encoded once and used for many updates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldmodel.data import EpisodeStore, WindowSampler
+from worldmodel.transformer import Memory
+
+SHORTENED = 0.25  # share of the histories that are cut to a random length: episodes begin without a past
+
+
+@torch.no_grad()
+def start_memories(
+    model, store: EpisodeStore, count: int, seed: int, recent_fraction: float = 0.0, recent_episodes: int = 0
+) -> Memory:
+    """Memories of `count` moments in the training episodes, each with the history that a policy would have there."""
+    window = model.config.window
+    sampler = WindowSampler(
+        store, max(window - 1, 1), count, seed, recent_fraction=recent_fraction, recent_episodes=recent_episodes
+    )
+    generator = torch.Generator().manual_seed(seed)
+    batch = sampler.sample()
+    keys = model.interface.observation_keys()
+    latents = torch.cat(
+        [
+            model.encode({key: batch[key][i : i + 128].to(model.device) for key in keys})
+            for i in range(0, count, 128)
+        ]
+    )
+    latents, previous, valid = align_end(latents, batch["previous_action"].to(model.device), batch["valid"].to(model.device))
+    frames = latents.shape[1]
+    longest = torch.where(
+        torch.rand(count, generator=generator) < SHORTENED,
+        torch.randint(1, frames + 1, (count,), generator=generator),
+        frames,
+    ).to(model.device)
+    valid = valid & (torch.arange(frames, device=model.device) >= frames - longest[:, None])
+    first = valid & ~torch.cat([torch.zeros_like(valid[:, :1]), valid[:, :-1]], 1)
+    shortened = first & (longest < frames)[:, None]
+    previous = previous.masked_fill(shortened[..., None], 0.0)  # as at an episode's start
+    beliefs, cache = model.observe_window(latents, previous, valid)
+    return model.belief.remember(cache, latents, beliefs, valid)
+
+
+def align_end(latents: Tensor, previous_action: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shift every row so that its last real frame comes last.
+
+    Args:
+        latents: `[B, T + 1, N, D]`, padded at the end.
+        previous_action: `[B, T + 1, A]`.
+        valid: `[B, T]`, 1 for real transitions.
+
+    Returns:
+        the shifted latents and previous actions, and bool `[B, T + 1]`: which frames are real.
+    """
+    frames = latents.shape[1]
+    missing = frames - 1 - valid.sum(1).long()
+    index = torch.arange(frames, device=latents.device) - missing[:, None]
+    real = index >= 0
+    index = index.clamp_min(0)
+    rows = torch.arange(len(latents), device=latents.device)[:, None]
+    return latents[rows, index], previous_action[rows, index], real

@@ -1,0 +1,106 @@
+"""Puts together what several verbs need: factories of envs, and policies by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.settings import SettingsError, merge_with_saved
+
+if TYPE_CHECKING:
+    from policies.agent import Agent
+    from policies.policy import Policy
+    from worldmodel.interface import Interface
+
+OWN = ("run", "resume", "seed", "data", "task")  # what a command that uses a checkpoint says for itself
+
+
+def env_factories(config: DictConfig) -> tuple[Callable[..., Any], Callable[[], Any]]:
+    """`make_vector(count, workers=0)` and `make_env()` of the group `env`; both can be sent to other processes."""
+    import envs
+
+    options = OmegaConf.to_container(config.env, resolve=True)
+    return partial(envs.make_vector, **options), partial(envs.make, **options)
+
+
+def look_at(make_env: Callable[[], Any]) -> tuple[Interface, list[float]]:
+    """What an env shows and takes, and the action that holds it still."""
+    from worldmodel.interface import Interface
+
+    env = make_env()
+    try:
+        return Interface(**env.interface), [float(number) for number in env.neutral_action]
+    finally:
+        env.close()
+
+
+def with_checkpoint(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Agent | None]:
+    """The agent in `config.checkpoint` (None if that is null), and `config` with the settings of its run below the
+    command line's own."""
+    if config.checkpoint is None:
+        return config, None
+    agent = load_agent(config.checkpoint)
+    return merge_with_saved(OmegaConf.create(agent.config), config, overrides, OWN), agent
+
+
+def load_agent(checkpoint: str | None) -> Agent | None:
+    """The agent in a checkpoint; None for none."""
+    if checkpoint is None:
+        return None
+    from policies.agent import Agent
+
+    return Agent.load(checkpoint)
+
+
+def chosen_policy() -> str:
+    """The choice of the group `policy`, which `config.policy` has the options of."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.policy
+
+
+def make_policy(
+    name: str, options: DictConfig, agent: Agent | None, interface: Interface, neutral_action: list[float], seed: int
+) -> Policy:
+    """A policy from its options, those of a file in configs/policy/. Where they leave `neutral_action` open, it is the
+    env's.
+
+    Raises:
+        ValueError: it needs a checkpoint, or the checkpoint was trained in an env that shows or takes something else.
+    """
+    from hydra.utils import instantiate
+
+    if agent is not None:
+        _require_same(agent.interface, interface)
+    if "neutral_action" in options and options.neutral_action is None:
+        options = OmegaConf.merge(options, {"neutral_action": neutral_action})
+    try:
+        make = instantiate(options, _partial_=True, _convert_="all")
+        return make(agent=agent, interface=interface, seed=seed)
+    except ValueError as error:
+        raise SettingsError(f"policy={name}: {error}") from error
+
+
+def policy_options(name: str, config: DictConfig) -> DictConfig:
+    """The options of configs/policy/<name>.yaml, its references resolved in `config`."""
+    path = Path(__file__).parents[1] / "configs" / "policy" / f"{name}.yaml"
+    if not path.is_file():
+        raise SettingsError(f"there is no policy '{name}': configs/policy/ has no {name}.yaml")
+    whole = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    whole.policy = OmegaConf.load(path)
+    OmegaConf.resolve(whole)
+    return whole.policy
+
+
+def _require_same(trained: Interface, here: Interface) -> None:
+    fields = ("cameras", "state_dim", "action_dim", "discrete")
+    wrong = [f"{field} {getattr(here, field)}, not {getattr(trained, field)}" for field in fields
+             if getattr(here, field) != getattr(trained, field)]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"the checkpoint was trained in another env; this one has {'; '.join(wrong)}. Leave env.* as saved"
+        )

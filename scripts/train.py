@@ -1,0 +1,44 @@
+"""worldmodel train: collect, pretrain, imagine, improve online, evaluate, record."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.assemble import env_factories
+from scripts.settings import SettingsError, merge_with_saved
+from scripts.verb import resolved, verb
+
+
+@verb("train")
+def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Train in `folder`, from the start or, with `resume`, from its last checkpoint under its own settings."""
+    if config.resume:
+        config = merge_with_saved(_settings_of(folder), config, overrides)
+    elif _is_first_process() and (folder / "config.yaml").exists():
+        raise SettingsError(
+            f"{folder} holds a run. To go on with it: resume=true run={folder}; else name another folder"
+        )
+    config.run = str(folder)
+
+    from policies.pipeline import train
+
+    train(resolved(config), folder, *env_factories(config))
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process that begins the run: the others of a distributed one find its folder in use."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
+def _settings_of(folder: Path) -> DictConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise SettingsError(f"there is no run in {folder}: name the one to go on with, resume=true run=<folder>")
+    return OmegaConf.load(path)
+
+
+if __name__ == "__main__":
+    main()

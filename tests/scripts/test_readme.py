@@ -1,0 +1,282 @@
+"""Every block of README.md runs, in its order, in one folder that the blocks share.
+
+How blocks are read:
+
+- `bash` and `sh`: each command in turn; `\\` joins lines, `&&` parts commands, `$ ` in front and `# ...` behind are
+  dropped.
+- `python`: as one program. `yaml` and `python` whose first line is `# <path>.<suffix>`: written to that path instead,
+  for the blocks that follow (an env, a policy, a config of the reader's own).
+- `text`, `console`, `json`, `toml`, `mermaid`: output and pictures, not run. No other language, and none without one.
+
+A command is run as it stands unless RULES says otherwise; the first rule that matches holds. `outputs/<date>/...` with
+placeholders stands for the newest run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts.settings import check
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+SHOWN = {"text", "console", "json", "toml", "mermaid"}
+LIMIT_S = 170  # of one command
+
+# What a command is replaced by, and why. An action takes the command and gives the one to run, or None.
+RULES = [
+    (r"pip install", lambda command: require_extras(command),
+     "takes minutes and changes this environment; instead, the extras must be those of pyproject.toml"),
+    (r"(python -m )?pytest", lambda command: require_paths(command),
+     "these tests are running already; instead, the paths must exist"),
+    (r"git clone |cd ", lambda command: None, "the checkout is here"),
+    (r"bash \.ci/run", lambda command: None, "it runs these tests"),
+    (r"torchrun|ray |sbatch", lambda command: None, "wants more machines than one"),
+    (r"xdg-open|open |tensorboard|wandb ", lambda command: None, "wants a screen or an account"),
+    (r"worldmodel train .*resume=true", lambda command: command, "goes on with a run that is small already"),
+    (r"worldmodel train .*(-m|--multirun)\b", lambda command: require_settings(command),
+     "several runs take too long; instead, the settings must be known"),
+    (r"worldmodel train", lambda command: with_settings(command, "preset=debug"),
+     "the default takes 20 minutes; the preset runs every line of it"),
+    (r"worldmodel evaluate (?!from=)",
+     lambda command: with_settings(command, "eval.episodes=2", "env.max_episode_steps=60"),
+     "20 episodes of a planner take minutes"),
+    (r"worldmodel record", lambda command: with_settings(command, "record.max_steps=40"),
+     "a planner's film takes minutes"),
+    (r"worldmodel collect", lambda command: with_settings(command, "collect.steps=100", "env.max_episode_steps=50"),
+     "minutes of collection prove no more than seconds"),
+    (r"python -m scripts\.benchmark", lambda command: f"{command} --help",
+     "measures for minutes, and on a busy machine the wrong thing"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text, and the line it begins in."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(markdown: str) -> list[Block]:
+    """The fenced blocks, in their order."""
+    found, fence, start = [], None, 0
+    lines = markdown.splitlines()
+    for number, line in enumerate(lines):
+        mark = re.match(r"\s*(```+|~~~+)\s*([\w+-]*)", line)
+        if fence is None and mark:
+            fence, language, start = mark[1], mark[2], number
+        elif fence is not None and line.strip() == fence:
+            indent = len(lines[start]) - len(lines[start].lstrip())
+            text = "\n".join(text[indent:] for text in lines[start + 1 : number])
+            found.append(Block(language, text, start + 1))
+            fence = None
+    return found
+
+
+def commands(block: str) -> list[str]:
+    """The single commands of a shell block."""
+    joined = re.sub(r"\\\n\s*", " ", block)
+    lines = (re.sub(r"(^|\s+)#.*$", "", line.strip().removeprefix("$ ")) for line in joined.splitlines())
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
+
+
+def adapted(command: str) -> str | None:
+    """The command to run in its place; None if there is none."""
+    for pattern, action, _ in RULES:
+        if re.match(pattern, command):
+            return action(command)
+    return command
+
+
+def with_settings(command: str, *settings: str) -> str:
+    """The command with settings that win over its own."""
+    keys = [setting.split("=")[0] for setting in settings]
+    words = [word for word in command.split() if word.split("=")[0] not in keys]
+    return " ".join([*words, *settings])
+
+
+def require_settings(command: str) -> None:
+    """The command line is one that would start."""
+    _, verb, *words = command.split()
+    check(verb, [word for word in words if not word.startswith("-")], multirun=True)
+
+
+def require_extras(command: str) -> None:
+    """Every extra that is asked for is one of pyproject.toml's."""
+    known = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    for extras in re.findall(r"\[([\w,]+)\]", command):
+        assert set(extras.split(",")) <= known, f"{command}: pyproject.toml has the extras {sorted(known)}"
+
+
+def require_paths(command: str) -> None:
+    """Every path given to pytest exists."""
+    for word in command.split():
+        if word.startswith("tests"):
+            assert (ROOT / word.split("::")[0]).exists(), f"{command}: there is no {word}"
+
+
+def newest_run(folder: Path) -> str:
+    """The run folder with the newest checkpoints."""
+    runs = sorted(folder.glob("outputs/**/checkpoints"), key=lambda path: path.stat().st_mtime)
+    assert runs, "a block speaks of a run in outputs/, and no block before it trained one"
+    return str(runs[-1].parent.relative_to(folder))
+
+
+def file_named_by(block: Block) -> str | None:
+    """The path in the first line, where the block is a file to write."""
+    named = re.match(r"#\s*([\w./-]+\.(?:py|ya?ml))\s*$", block.text.split("\n")[0])
+    return named[1] if named and block.language in ("python", "yaml") else None
+
+
+def run(block: Block, folder: Path) -> None:
+    """Run one block as a reader would; a failure shows the command and the end of its output."""
+    if block.language in SHOWN:
+        return
+    if path := file_named_by(block):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(block.text + "\n")
+    elif block.language == "python":
+        execute([sys.executable, "-c", placed(block.text, folder)], folder, block.text)
+    else:
+        for command in commands(block.text):
+            if (instead := adapted(command)) is not None:
+                text = re.sub(r"^worldmodel\b", worldmodel(), placed(instead, folder))
+                execute(["bash", "-c", text], folder, command)
+
+
+def placed(text: str, folder: Path) -> str:
+    """Placeholders replaced by the newest run."""
+    pattern = r"outputs/<date>/<time>_[\w<>]+"
+    return re.sub(pattern, lambda _: newest_run(folder), text) if re.search(pattern, text) else text
+
+
+def worldmodel() -> str:
+    """The installed command; without one, the module behind it."""
+    command = Path(sys.executable).parent / "worldmodel"
+    return str(command) if command.exists() else f"{sys.executable} -m scripts.cli"
+
+
+def execute(arguments: list[str], folder: Path, shown: str) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": modules, "WANDB_MODE": "offline"}
+    began = time.monotonic()
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    print(f"{time.monotonic() - began:.0f} s: {shown}")
+    assert done.returncode == 0, f"{shown}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
+def of_readme() -> list:
+    found = blocks(README.read_text(encoding="utf-8")) if README.exists() else []
+    return [pytest.param(block, id=f"line {block.line}") for block in found]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("block", of_readme())
+def test_a_block_of_the_readme_runs(block, folder):
+    run(block, folder)
+
+
+def test_the_readme_has_blocks_and_every_one_has_a_known_language():
+    found = blocks(README.read_text(encoding="utf-8"))
+    assert any(block.language == "bash" for block in found) and any(block.language == "python" for block in found)
+    unknown = [f"line {block.line}: {block.language}" for block in found
+               if block.language not in SHOWN | {"bash", "sh", "python", "yaml"}]  # fmt: skip
+    assert not unknown
+    assert not [f"line {b.line}: yaml needs `# <path>`" for b in found if b.language == "yaml" and not file_named_by(b)]
+
+
+def test_the_command_is_the_module_that_stands_in_for_it():
+    assert 'worldmodel = "scripts.cli:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+# The reading itself
+
+SAMPLE = """
+Text, and `code`.
+```bash
+# first
+$ pip install -e ".[test]" && echo one > a  # a comment
+echo two \\
+  >> a
+```
+1. A list
+   ```python
+   # mine/settings.yaml
+   key: 1
+   ```
+```python
+assert open("a").read() == "one\\ntwo\\n" and open("mine/settings.yaml").read().endswith("key: 1\\n")
+```
+```text
+not run
+```
+"""
+
+
+def test_blocks_run_in_order_in_one_folder(tmp_path):
+    found = blocks(SAMPLE)
+    assert [(block.language, block.line) for block in found] == [
+        ("bash", 3),
+        ("python", 10),
+        ("python", 14),
+        ("text", 17),
+    ]
+    for block in found:
+        run(block, tmp_path)
+
+
+def test_a_block_that_fails_is_shown(tmp_path):
+    with pytest.raises(AssertionError, match="exit 3"):
+        run(Block("bash", "true\nexit 3", 1), tmp_path)
+
+
+@pytest.mark.parametrize("command, instead", [
+    ("worldmodel train", "worldmodel train preset=debug"),
+    ("worldmodel train preset=gpu env.id=Hopper-v5", "worldmodel train env.id=Hopper-v5 preset=debug"),
+    ("worldmodel train -m seed=0,1", None),
+    ("worldmodel train resume=true run=outputs/first", "worldmodel train resume=true run=outputs/first"),
+    ("worldmodel evaluate from=eval.json", "worldmodel evaluate from=eval.json"),
+    ("worldmodel doctor", "worldmodel doctor"),
+    ("git clone somewhere", None),
+])  # fmt: skip
+def test_slow_commands_are_replaced_by_rule(command, instead):
+    assert adapted(command) == instead
+
+
+def test_a_sweep_that_is_not_run_has_to_be_right():
+    with pytest.raises(ValueError, match="did you mean seed"):
+        adapted("worldmodel train -m sed=0,1")
+
+
+def test_an_install_may_only_ask_for_extras_that_exist():
+    require_extras('pip install -e ".[test,dmc]"')
+    with pytest.raises(AssertionError, match="extras"):
+        require_extras('pip install "worldmodel[moon]"')
+
+
+def test_placeholders_stand_for_the_newest_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "outputs" / name / "checkpoints").mkdir(parents=True)
+    os.utime(tmp_path / "outputs" / "b" / "checkpoints", (0, 0))
+    text = "worldmodel record checkpoint=outputs/<date>/<time>_cartpole_swingup/checkpoints/last"
+    assert placed(text, tmp_path) == "worldmodel record checkpoint=outputs/a/checkpoints/last"
+    shutil.rmtree(tmp_path / "outputs")
+    with pytest.raises(AssertionError, match="no block before it"):
+        placed(text, tmp_path)

@@ -1,0 +1,127 @@
+"""From an observation to the latent tokens of one frame."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.distributed import mean_over_processes
+from worldmodel.interface import Interface
+from worldmodel.precision import reduced_precision
+
+
+class Standardize(nn.Module):
+    """Zero mean and unit variance per dimension over the batch, of all processes together, and running ones outside
+    training: batch normalisation (Ioffe & Szegedy 2015) without its affine part. Keeps the latents' scale."""
+
+    def __init__(self, dim: int, momentum: float = 0.05):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [F, N, D]`, statistics over F and N."""
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean = mean_over_processes(x.mean((0, 1)))
+            variance = mean_over_processes((x - mean).square().mean((0, 1)))
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return (x - mean) * (variance + 1e-5).rsqrt()
+
+
+class CameraEncoder(nn.Module):
+    """One camera's picture to a grid of features: a patchifying convolution and two that halve the grid."""
+
+    def __init__(self, shape: tuple[int, int, int], channels: tuple[int, int, int]):
+        super().__init__()
+        height, width, depth = shape
+        if height % 16 or width % 16:
+            raise ValueError(f"pictures of {height}x{width}: env.image_size must be a multiple of 16")
+        self.grid = (height // 16, width // 16)
+        first, second, third = channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(depth, first, 8, 4, 2),
+            nn.SiLU(),
+            nn.Conv2d(first, second, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(second, third, 4, 2, 1),
+            nn.SiLU(),
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`image` uint8 `[F, H, W, 3]` to features `[F, C, H / 16, W / 16]`."""
+        return self.layers(picture_to_input(image))
+
+
+def picture_to_input(image: Tensor) -> Tensor:
+    """uint8 `[F, H, W, 3]` to `[F, 3, H, W]` in about [-1, 1], channels-last in memory as it arrives."""
+    dtype = torch.get_autocast_dtype(image.device.type) if torch.is_autocast_enabled(image.device.type) else torch.float32
+    return (image.permute(0, 3, 1, 2).to(dtype) - 127.5) / 127.5
+
+
+class FrameEncoder(nn.Module):
+    """Pictures and state of one frame to N latent tokens of D numbers, each with zero mean and unit variance."""
+
+    def __init__(
+        self,
+        interface: Interface,
+        tokens: int,
+        latent_dim: int,
+        channels: tuple[int, int, int],
+        feature_width: int,
+    ):
+        super().__init__()
+        self.keys = list(interface.cameras)
+        self.side = round(tokens**0.5)
+        self.cameras = nn.ModuleList([CameraEncoder(interface.cameras[key], channels) for key in self.keys])
+        features = 0
+        for key, camera in zip(self.keys, self.cameras):
+            if camera.grid[0] % self.side or camera.grid[1] % self.side:
+                raise ValueError(
+                    f"model.latent_tokens={tokens} cannot divide {key}'s grid of {camera.grid[0]}x{camera.grid[1]} cells: "
+                    "change model.latent_tokens or env.image_size"
+                )
+            features += channels[-1] * camera.grid[0] * camera.grid[1] // tokens
+        self.state = None
+        if interface.state_dim:
+            self.state = nn.Sequential(
+                nn.Linear(interface.state_dim, feature_width), nn.LayerNorm(feature_width), nn.SiLU()
+            )
+            features += feature_width
+        self.place = nn.Parameter(torch.zeros(tokens, feature_width))
+        self.hidden = nn.Linear(features, feature_width)
+        self.project = nn.Sequential(nn.LayerNorm(feature_width), nn.SiLU(), nn.Linear(feature_width, latent_dim))
+        self.standardize = Standardize(latent_dim)
+        self.register_buffer("state_mean", torch.zeros(max(interface.state_dim, 1)))
+        self.register_buffer("state_std", torch.ones(max(interface.state_dim, 1)))
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Encode F frames.
+
+        Args:
+            observation: each camera uint8 `[F, H, W, 3]`, and `state` `[F, S]` where the env has one.
+
+        Returns:
+            latents `[F, N, D]`.
+
+        Raises:
+            KeyError: an input that the model was made for is missing.
+        """
+        parts = []
+        with reduced_precision(self.place.device):
+            for key, camera in zip(self.keys, self.cameras):
+                features = camera(observation[key])
+                parts.append(
+                    rearrange(features, "f c (p h) (q w) -> f (p q) (h w c)", p=self.side, q=self.side)
+                )
+            if self.state is not None:
+                state = (observation["state"].float() - self.state_mean) / self.state_std
+                state = self.state(state.clamp(-10, 10))
+                parts.append(state[:, None].expand(-1, self.side**2, -1))
+            features = self.hidden(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
+            latent = self.project(features + self.place)
+        return self.standardize(latent.float())

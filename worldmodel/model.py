@@ -1,0 +1,132 @@
+"""The world model: encoder, belief transformer, transition, state heads and video decoder in one module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.config import ModelConfig
+from worldmodel.decoder import StateDecoder, VideoDecoder
+from worldmodel.encoder import FrameEncoder
+from worldmodel.interface import Interface
+from worldmodel.losses import world_model_losses
+from worldmodel.transformer import BeliefTransformer, Memory, Tail
+from worldmodel.transition import Transition
+
+
+class WorldModel(nn.Module):
+    """Latent video prediction for one env interface.
+
+    Calling it computes the losses of a batch (so that data-parallel wrappers see one forward); everything else is a
+    named method."""
+
+    def __init__(self, interface: Interface, config: ModelConfig):
+        super().__init__()
+        self.interface, self.config = interface, config
+        tokens, dim, width = config.latent_tokens, config.latent_dim, config.width
+        self.encoder = FrameEncoder(interface, tokens, dim, config.channels, config.feature_width)
+        self.latent_in = nn.Linear(dim, width)
+        self.action_in = nn.Linear(interface.action_dim, width, bias=False)
+        self.place = nn.Parameter(torch.zeros(tokens, width))
+        self.belief = BeliefTransformer(width, config.layers, config.heads, config.kv_heads, config.window)
+        self.transition = Transition(tokens, dim, width, interface.action_dim, config.head_width, config.ensemble)
+        self.decoder = VideoDecoder(interface, tokens, dim, config.channels) if interface.cameras else None
+        self.state_decoder = StateDecoder(tokens, dim, interface.state_dim) if interface.state_dim else None
+        self.position_head = self.velocity_head = None
+        if interface.privileged_dim:
+            positions = interface.privileged_positions
+            self.position_head = nn.Linear(tokens * dim, positions)
+            self.velocity_head = nn.Sequential(
+                nn.Linear(self.feature_dim, config.head_width),
+                nn.LayerNorm(config.head_width),
+                nn.SiLU(),
+                nn.Linear(config.head_width, interface.privileged_dim - positions),
+            )
+            self.register_buffer("privileged_mean", torch.zeros(interface.privileged_dim))
+            self.register_buffer("privileged_std", torch.ones(interface.privileged_dim))
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of `features`."""
+        return self.config.width + self.config.latent_tokens * self.config.latent_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.place.device
+
+    def set_scales(self, reward_std: float, privileged: tuple | None = None, state: tuple | None = None) -> None:
+        """Fix the units of rewards, simulator states and state inputs, from the data that training starts with.
+
+        Args:
+            reward_std: of all rewards; 0 (none seen) leaves them as they are.
+            privileged, state: (mean, std) arrays of the vectors.
+        """
+        self.transition.reward_scale.fill_(float(reward_std) if reward_std > 1e-8 else 1.0)
+        for name, stats in (("privileged", privileged), ("state", state)):
+            owner = self if name == "privileged" else self.encoder
+            if stats is not None and hasattr(owner, f"{name}_mean"):
+                mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in stats)
+                getattr(owner, f"{name}_mean").copy_(mean)
+                getattr(owner, f"{name}_std").copy_(std.clamp_min(1e-4))
+
+    def encode(self, observation: dict[str, Tensor]) -> Tensor:
+        """Observations with any leading axes, `[..., H, W, 3]` and `[..., S]`, to latents `[..., N, D]`."""
+        key = self.interface.observation_keys()[0]
+        lead = observation[key].shape[: -3 if key in self.interface.cameras else -1]
+        flat = {k: observation[k].flatten(0, len(lead) - 1) for k in self.interface.observation_keys()}
+        return self.encoder(flat).unflatten(0, lead)
+
+    def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
+        """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""
+        return self.latent_in(latent) + self.action_in(previous_action)[..., None, :] + self.place
+
+    def observe_window(
+        self, latents: Tensor, previous_action: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, list]:
+        """Beliefs `[B, T, N, W]` and the cache of a window of latents `[B, T, N, D]`, previous actions `[B, T, A]`;
+        frames that are not `valid [B, T]` are seen by none."""
+        return self.belief(self.inputs(latents, previous_action), valid)
+
+    def start(self, rows: int) -> Memory:
+        """The memory of `rows` episodes that have not begun."""
+        return self.belief.empty(rows, self.config.latent_tokens, self.config.latent_dim)
+
+    def observe(self, observation: dict[str, Tensor], previous_action: Tensor, memory: Memory) -> Memory:
+        """Take one frame `[B, ...]` and the action `[B, A]` before it (zeros at an episode's start) into the memory."""
+        latent = self.encode(observation)
+        belief, tail = self.extend(latent, previous_action, memory, None)
+        return self.belief.append(memory, tail, latent, belief)
+
+    def extend(self, latent: Tensor, action: Tensor, memory: Memory, tail: Tail | None) -> tuple[Tensor, Tail]:
+        """Beliefs `[B * C, N, W]` after latents `[B * C, N, D]` that `action [B * C, A]` led to."""
+        return self.belief.extend(self.inputs(latent, action), memory, tail)
+
+    def features(self, belief: Tensor, latent: Tensor) -> Tensor:
+        """What a policy and a critic read, `[..., F]`: the belief's mean over tokens, and the latent."""
+        return torch.cat([belief.mean(-2), latent.flatten(-2)], dim=-1)
+
+    def read_state(self, belief: Tensor, latent: Tensor) -> Tensor:
+        """The simulator's state as the model knows it, `[..., P]` in its own units; privileged models only."""
+        read = torch.cat([self.position_head(latent.flatten(-2)), self.velocity_head(self.features(belief, latent))], -1)
+        return read * self.privileged_std + self.privileged_mean
+
+    def decode(self, latent: Tensor) -> dict[str, Tensor]:
+        """Latents `[..., N, D]` to uint8 pictures `[..., H, W, 3]` of every camera.
+
+        Raises:
+            ValueError: the model sees no pictures, so there is nothing to decode.
+        """
+        if self.decoder is None:
+            raise ValueError("this world model was trained on states alone: it has no video decoder")
+        lead = latent.shape[:-2]
+        frames = self.decoder.frames(latent.reshape(-1, *latent.shape[-2:]))
+        return {key: value.unflatten(0, lead) if len(lead) else value[0] for key, value in frames.items()}
+
+    def decode_state(self, latent: Tensor) -> Tensor:
+        """Latents `[..., N, D]` to the vector `state` `[..., S]` in the env's units; only where the env has one."""
+        return self.state_decoder(latent) * self.encoder.state_std + self.encoder.state_mean
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Losses and measures of a batch of windows: see `worldmodel.losses.world_model_losses`."""
+        return world_model_losses(self, batch, generator)

@@ -1,0 +1,76 @@
+"""Action-conditioned heads: the transition ensemble, and reward with continue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Prediction:
+    """What one action leads to, for R rows.
+
+    Attributes:
+        latent: `[R, N, D]`, the mean of the members.
+        members: `[E, R, N, D]`, each member's next latent.
+        reward: `[R]`, in the env's units.
+        continue_logit: `[R]`.
+    """
+
+    latent: Tensor
+    members: Tensor
+    reward: Tensor
+    continue_logit: Tensor
+
+    @property
+    def disagreement(self) -> Tensor:
+        """Spread of the members, root mean square over the latent: `[R]`; 0 for an ensemble of one."""
+        return (self.members.var(0, unbiased=False).mean((-1, -2)) + 1e-12).sqrt()  # a gradient at 0 too
+
+
+class ConditionedHeads(nn.Module):
+    """E two-layer MLPs side by side; the action scales and shifts what their first layer normalised (AdaLN)."""
+
+    def __init__(self, features: int, action_dim: int, hidden: int, out: int, members: int):
+        super().__init__()
+        self.members, self.hidden = members, hidden
+        self.first = nn.Linear(features, members * hidden)
+        self.modulation = nn.Linear(action_dim, members * 2 * hidden)
+        self.second = nn.Parameter(torch.empty(members, hidden, hidden))
+        self.second_bias = nn.Parameter(torch.zeros(members, 1, hidden))
+        self.last = nn.Parameter(torch.zeros(members, hidden, out))
+        self.last_bias = nn.Parameter(torch.zeros(members, 1, out))
+        for weight in self.second:
+            nn.init.trunc_normal_(weight, std=hidden**-0.5)
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        """`features [R, F]` and `action [R, A]` to `[E, R, out]`; zero before training."""
+        x = F.layer_norm(self.first(features).unflatten(-1, (self.members, self.hidden)), (self.hidden,))
+        scale, shift = self.modulation(action).unflatten(-1, (self.members, 2 * self.hidden)).chunk(2, dim=-1)
+        x = F.silu(torch.addcmul(x + shift, x, scale)).transpose(0, 1)
+        x = F.silu(F.layer_norm(torch.baddbmm(self.second_bias, x, self.second), (self.hidden,)))
+        return torch.baddbmm(self.last_bias, x, self.last)
+
+
+class Transition(nn.Module):
+    """Belief and action to the *change* of the latent, the reward, and whether the episode goes on.
+
+    The belief stays free of the action, so that a policy can read it and many candidate actions share it."""
+
+    def __init__(self, tokens: int, latent_dim: int, width: int, action_dim: int, hidden: int, members: int):
+        super().__init__()
+        self.latent = ConditionedHeads(width + latent_dim, action_dim, hidden, latent_dim, members)
+        self.outcome = ConditionedHeads(tokens * latent_dim + width, action_dim, hidden, 2, 1)
+        self.register_buffer("reward_scale", torch.ones(()))
+
+    def forward(self, belief: Tensor, latent: Tensor, action: Tensor) -> Prediction:
+        """Rows of `belief [R, N, W]`, `latent [R, N, D]`, `action [R, A]`."""
+        rows, tokens, dim = latent.shape
+        features = torch.cat([belief, latent], dim=-1).flatten(0, 1)
+        per_token = action if tokens == 1 else action.repeat_interleave(tokens, 0)
+        members = latent + self.latent(features, per_token).unflatten(1, (rows, tokens))
+        outcome = self.outcome(torch.cat([belief.mean(1), latent.flatten(1)], dim=-1), action)[0]
+        return Prediction(members.mean(0), members, outcome[:, 0] * self.reward_scale, outcome[:, 1])
