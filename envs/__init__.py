@@ -4,8 +4,8 @@ from envs.gl import RenderingUnavailable, prepare_gl
 
 prepare_gl()  # before anything imports mujoco or makes a GL context
 
-from envs.catalogue import make, register_built_in  # noqa: E402
-from envs.vector import VectorEnv, make_vector  # noqa: E402
+from envs.catalogue import make, register_built_in
+from envs.vector import VectorEnv, make_vector
 
 register_built_in()
 

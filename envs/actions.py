@@ -36,8 +36,8 @@ class ActionMap:
             )
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
-                f"the env's action bounds are not finite (low {space.low}, high {space.high}), so [-1, 1] can't be mapped to "
-                "them: give its action_space real bounds, or wrap it with gymnasium.wrappers.TransformAction"
+                f"the env's action bounds are not finite (low {space.low}, high {space.high}), so [-1, 1] can't be "
+                "mapped to them: give its action_space real bounds, or wrap it with gymnasium.wrappers.TransformAction"
             )
         self._shape, self._dtype = space.shape, space.dtype
         self._low = space.low.astype(np.float64).ravel()
@@ -56,7 +56,9 @@ class ActionMap:
         if action.shape != (self.length,):
             raise ValueError(f"an action of shape {action.shape} where the env takes ({self.length},)")
         if np.isnan(action).any():
-            raise ValueError(f"an action with an entry that is not a number: {action}; the policy that gave it has diverged")
+            raise ValueError(
+                f"an action with an entry that is not a number: {action}; the policy that gave it has diverged"
+            )
         if self.discrete:
             return self._first + int(action.argmax())
         physical = self._low + (np.clip(action, -1, 1) + 1) * self._half

@@ -18,9 +18,10 @@ _DEFAULT_FPS = 25.0  # where an env says nothing of time
 class Adapter(gymnasium.Wrapper):
     """One env behind the project's env contract; the options are those of configs/env/default.yaml.
 
-    Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S]. Actions
-    are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where the env has
-    them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts there.
+    Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S].
+    Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
+    the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
+    there.
 
     Attributes:
         interface: the fields of `worldmodel.interface.Interface`, as a dict.
@@ -69,7 +70,7 @@ class Adapter(gymnasium.Wrapper):
         self._set_spaces()
 
     def _choose_pictures(self, observation: str, cameras: list[str]) -> dict[str, str | None]:
-        """Observation key to the name of its source: a leaf of the env's own, a camera, or None for the env's own view."""
+        """Observation key to the name of its source: a picture of the env's, a camera, or None for the own view."""
         is_dict = isinstance(self.env.observation_space, spaces.Dict)
         if self._own_pictures:
             wanted = cameras or list(self._own_pictures)
@@ -86,7 +87,9 @@ class Adapter(gymnasium.Wrapper):
         if not can_render:
             if observation == "auto":
                 return {}
-            raise ValueError(f"env.observation={observation}: {self._id} can't be rendered (no render_mode rgb_array); use state")
+            raise ValueError(
+                f"env.observation={observation}: {self._id} can't be rendered (no render_mode rgb_array); use state"
+            )
         if self._is_mujoco and not self._own_pictures:
             for name in wanted:
                 self._camera(name)  # a misspelt name is found here
@@ -129,15 +132,16 @@ class Adapter(gymnasium.Wrapper):
         """Take `action` [A] for `action_repeat` env steps, fewer where the episode ends; rewards are summed."""
         physical = self._actions(action)
         total = 0.0
-        for steps in range(1, self._repeat + 1):  # noqa: B007
+        for steps in range(1, self._repeat + 1):
             observation, reward, terminated, truncated, info = self.env.step(physical)
             total += float(reward)
             if terminated or truncated:
                 break
-        return self._observe(observation), total, bool(terminated), bool(truncated), self._annotate(info, env_steps=steps)
+        info = self._annotate(info, env_steps=steps)
+        return self._observe(observation), total, bool(terminated), bool(truncated), info
 
     def render_frame(self, size: int) -> np.ndarray:
-        """The current picture, uint8 [size, size, 3], for videos: from the first camera, whatever the observation shows."""
+        """The current picture from the first camera, uint8 [size, size, 3], whatever the observation shows."""
         name = next(iter(self._sources.values()), None)
         if name is None and self._own_pictures:
             name = next(iter(self._own_pictures))
@@ -174,14 +178,16 @@ class Adapter(gymnasium.Wrapper):
             try:
                 return as_picture(self.env.render(), size)
             except gymnasium.error.DependencyNotInstalled as error:
-                raise ValueError(f"{self._id} can't draw itself: {error}. Or show its vector: env.observation=state") from error
+                raise ValueError(
+                    f"{self._id} can't draw itself: {error}. Or show its vector: env.observation=state"
+                ) from error
         camera = self._camera(name)
         if size not in self._renderers:
             from envs.renderer import Renderer
 
             options = getattr(getattr(self.env.unwrapped, "mujoco_renderer", None), "_vopt", None)
             self._renderers[size] = Renderer(self._model, size, size, self._quality, options)
-        # The data is drawn as the env left it: bringing it up to date here would change what some envs compute from it next.
+        # Drawn as the env left it: bringing its data up to date here would change what some envs compute next.
         return self._renderers[size].render(self.env.unwrapped.data, camera)
 
     def _camera(self, name: str | None):

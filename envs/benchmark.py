@@ -16,7 +16,7 @@ _COMPARED_STATES = 5  # states, ten random steps apart, that the pictures are co
 
 
 def measure_rendering(ids=DEFAULT_IDS, size: int = 64, seconds: float = 1.0) -> list[dict]:
-    """Frames per second of one core (CPU time of this process) and likeness to `env.render()`, for Gymnasium MuJoCo envs.
+    """Frames per second of one core (CPU time of this process) and likeness to `env.render()`, for MuJoCo envs.
 
     Args:
         ids: Gymnasium ids whose constructors take `width` and `height`.
@@ -30,12 +30,12 @@ def measure_rendering(ids=DEFAULT_IDS, size: int = 64, seconds: float = 1.0) -> 
     return [_measure(id, size, seconds) for id in ids]
 
 
-def _measure(id: str, size: int, seconds: float) -> dict:  # noqa: A002
+def _measure(id: str, size: int, seconds: float) -> dict:
     env = gymnasium.make(id, render_mode="rgb_array", width=size, height=size, disable_env_checker=True)
     env.reset(seed=0)
     env.action_space.seed(0)
     model, data = env.unwrapped.model, env.unwrapped.data
-    # Gymnasium's free view looks at the middle of the state that it is first asked to draw; ours at that of the rest pose.
+    # Gymnasium's free view looks at the middle of the first state it is asked to draw; ours at that of the rest pose.
     env.unwrapped.set_state(env.unwrapped.init_qpos, env.unwrapped.init_qvel)
     env.render()
     view = own_view(env.unwrapped)

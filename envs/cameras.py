@@ -14,7 +14,9 @@ def named_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
     """
     names = [model.camera(i).name or str(i) for i in range(model.ncam)]
     if name not in names and not (str(name).isdigit() and int(name) < model.ncam):
-        raise ValueError(f"no camera {name!r} in this model; env.cameras takes: {', '.join(names) or 'none, it has no cameras'}")
+        raise ValueError(
+            f"no camera {name!r} in this model; env.cameras takes: {', '.join(names) or 'none, it has no cameras'}"
+        )
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
     camera.fixedcamid = names.index(name) if name in names else int(name)
@@ -24,9 +26,10 @@ def named_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
 def own_view(env) -> mujoco.MjvCamera:
     """The view of `env.render()`, for an unwrapped env with `model`.
 
-    Built-in tasks and dm_control name it (`own_camera`). A gymnasium `MujocoEnv` says it in its `mujoco_renderer`: a camera's
-    number, or a free view with `default_camera_config`, looking at the middle of the geoms. Gymnasium takes that middle from
-    the state at the first `render()`; we take it from the model's rest pose, so that the picture depends on no seed.
+    Built-in tasks and dm_control name it (`own_camera`). A gymnasium `MujocoEnv` says it in its `mujoco_renderer`: a
+    camera's number, or a free view with `default_camera_config`, looking at the middle of the geoms. Gymnasium takes
+    that middle from the state at the first `render()`; we take it from the model's rest pose, so that the picture
+    depends on no seed.
     """
     model = env.model
     if hasattr(env, "own_camera"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -28,7 +30,7 @@ def register_built_in() -> None:
 
 
 def make(
-    id: str,  # noqa: A002  the name in configs/env/default.yaml
+    id: str,
     *,
     kwargs: dict | None = None,
     observation: str = "auto",
@@ -42,8 +44,8 @@ def make(
     """Make any env behind the project's env contract (see `Adapter`); the keys are those of configs/env/default.yaml.
 
     Args:
-        id: a Gymnasium id, `module:id` to import `module` first (which registers the env; needed by worker processes for envs
-            of your own), or `dmc/<domain>-<task>` (needs `pip install "worldmodel[dmc]"`).
+        id: a Gymnasium id, `module:id` to import `module` first (which registers the env; needed by worker processes
+            for envs of your own), or `dmc/<domain>-<task>` (needs `pip install "worldmodel[dmc]"`).
         kwargs: for the env's own constructor.
         max_episode_steps: in env steps, whatever `action_repeat` is; None keeps the env's own limit.
 
@@ -75,18 +77,31 @@ def make(
         raise
 
 
-def _make_registered(id: str, kwargs: dict, max_episode_steps: int | None) -> gymnasium.Env:  # noqa: A002
+def _make_registered(id: str, kwargs: dict, max_episode_steps: int | None) -> gymnasium.Env:
     module, _, name = id.rpartition(":")
     if module:
-        importlib.import_module(module)
+        _import(module, id)
     spec = gymnasium.registry.get(name)
     if spec is None:
         raise ValueError(_unknown(name))
-    modes = getattr(load_env_creator(spec.entry_point), "metadata", {}).get("render_modes", ())
+    creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
+    modes = getattr(creator, "metadata", {}).get("render_modes", ())  # a plain function says none: give it env.kwargs
     if "rgb_array" in modes:
         kwargs.setdefault("render_mode", "rgb_array")
-    # The checker's warnings are about the env's own code and are printed at every start; the adapter checks what it relies on.
+    # The checker warns at every start about the env's own code; what we rely on, the adapter checks.
     return gymnasium.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+
+
+def _import(module: str, id: str) -> None:
+    """Import a user's module, from the working directory too: a console script does not look there."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"env.id={id}: {error}; run from the folder that holds {module}, or pip install it", name=error.name
+        ) from error
 
 
 def _unknown(name: str) -> str:

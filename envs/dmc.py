@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -38,10 +39,10 @@ def task_names() -> list[str]:
 
 
 class ControlSuite(gymnasium.Env):
-    """One task of the Control Suite (Tassa et al. 2018): rewards in [0, 1] per step, mostly 1000 steps, seen by camera 0.
+    """One task of the Control Suite (Tassa et al. 2018): mostly 1000 rewards in [0, 1], seen by camera 0.
 
-    `terminated` only where the suite's discount is 0; its time limit is `truncated`. Observation: all of the suite's, flattened
-    and joined in its order, float32.
+    `terminated` only where the suite's discount is 0; its time limit is `truncated`. Observation: all of the suite's,
+    flattened and joined in its order, float32.
 
     Args:
         id: `dmc/<domain>-<task>`, as in `dmc/walker-walk`.
@@ -52,10 +53,10 @@ class ControlSuite(gymnasium.Env):
         ValueError: the suite has no such task; the message names near misses.
     """
 
-    metadata = {"render_modes": []}
+    metadata: ClassVar[dict] = {"render_modes": []}
     own_camera = "0"  # the view of the literature's pixel benchmarks
 
-    def __init__(self, id: str, task_kwargs: dict | None = None, environment_kwargs: dict | None = None):  # noqa: A002
+    def __init__(self, id: str, task_kwargs: dict | None = None, environment_kwargs: dict | None = None):
         suite, known = _suite(), task_names()
         if id not in known:
             near = difflib.get_close_matches(id, known, n=5, cutoff=0.4)
@@ -69,7 +70,9 @@ class ControlSuite(gymnasium.Env):
             raise _mismatch(error) from error
         self.dt = float(self._env.control_timestep())
         actions = self._env.action_spec()
-        low, high = (np.broadcast_to(bound, actions.shape).astype(np.float32) for bound in (actions.minimum, actions.maximum))
+        low, high = (
+            np.broadcast_to(bound, actions.shape).astype(np.float32) for bound in (actions.minimum, actions.maximum)
+        )
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         length = sum(int(np.prod(spec.shape)) for spec in self._env.observation_spec().values())
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (length,), np.float32)

@@ -15,27 +15,28 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 _INSTALL = (
-    "On Debian or Ubuntu: `apt-get install libegl1 libgl1 libgles2`, or `apt-get install libosmesa6` with MUJOCO_GL=osmesa; "
-    "on a desktop MUJOCO_GL=glfw works too. Without any OpenGL, env.observation=state renders nothing."
+    "On Debian or Ubuntu: `apt-get install libegl1 libgl1 libgles2`, or `apt-get install libosmesa6` with "
+    "MUJOCO_GL=osmesa; on a desktop MUJOCO_GL=glfw works too. Without any OpenGL: env.observation=state draws nothing."
 )
 
 
 def prepare_gl() -> None:
     """What must happen before mujoco, or anything that makes a GL context, is imported; `import envs` calls it.
 
-    Chooses a GL backend and one thread for software GL, where the user has not, and imports triton if it is installed."""
+    Where the user has not, it chooses a GL backend and one thread for software GL; and it imports triton, if installed.
+    """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    # llvmpipe starts a thread per core in every process; at 64x64 pixels one is faster, and collection has workers enough.
+    # llvmpipe starts a thread per core in every process; at 64x64 pixels one thread is faster.
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    # Triton and Mesa's llvmpipe each bring an LLVM, and the two share symbols: triton (or torch._dynamo, which imports it with
-    # the first optimizer) loaded after the first GL context crashes the process. Loaded before it, both work.
+    # Triton and Mesa's llvmpipe each bring an LLVM, and the two share symbols: triton (or torch._dynamo, which imports
+    # it with the first optimizer) loaded after the first GL context crashes the process. Loaded before it, both work.
     if "triton" in sys.modules or importlib.util.find_spec("triton") is None:
         return
     if _software_gl_is_loaded():
         _log.warning(
-            "OpenGL was in use before `import envs`: on software GL (Mesa) torch's first optimizer crashes in this process. "
-            "Import envs, or triton, before anything that renders (a Gymnasium env's render(), dm_control)."
+            "OpenGL was in use before `import envs`: on software GL (Mesa) torch's first optimizer crashes in this "
+            "process. Import envs, or triton, before anything that renders (a Gymnasium env's render(), dm_control)."
         )
         return
     import triton  # noqa: F401
@@ -55,7 +56,7 @@ class RenderingUnavailable(RuntimeError):
 
 
 def _backend():
-    """The `GLContext` class that MUJOCO_GL asks for now; mujoco itself keeps the choice in force when it was imported."""
+    """The `GLContext` class that MUJOCO_GL asks for now; mujoco keeps the choice in force when it was imported."""
     name = os.environ.get("MUJOCO_GL", "").lower()
     if name == "egl":
         from mujoco.egl import GLContext
@@ -69,7 +70,7 @@ def _backend():
 
 
 class ProcessContext:
-    """One GL context for all renderers of the process. A GL context belongs to a thread: use it from one thread only."""
+    """One GL context for all renderers of the process; a GL context belongs to a thread: render from one only."""
 
     def __init__(self):
         self._context = None
@@ -78,10 +79,16 @@ class ProcessContext:
 
     def _create(self) -> None:
         try:
-            self._context = _backend()(64, 64)
-            atexit.register(self.free)  # now, so that it runs before mujoco's own hook ends the display
+            # Without its finaliser: we free it ourselves, and at exit the display may be gone before that runs.
+            owned = type("OwnedContext", (_backend(),), {"__del__": lambda _: None})
+            self._context = owned(64, 64)
+            atexit.register(self._free_at_exit)  # now, so that it runs before mujoco's own hook ends the display
             self._context.make_current()
-        except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, OSError, GLError
+            import mujoco  # not above: `import envs` must come before it
+
+            # Some backends fail without a word; mujoco then finds no GL.
+            mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 100).free()
+        except Exception as error:  # each backend's own: ImportError, AttributeError, OSError, GLError, FatalError
             name = os.environ.get("MUJOCO_GL", "not set")
             raise RenderingUnavailable(f"no OpenGL for MuJoCo (MUJOCO_GL is {name}): {error!r}. {_INSTALL}") from error
         self._pid = os.getpid()
@@ -91,8 +98,8 @@ class ProcessContext:
     def current(self):
         """Ours is the current context inside; a stranger's that was current before is current again after.
 
-        Gymnasium's viewers make their context current once and never again: displaced for good, they would draw into ours.
-        (Told from EGL only, the backend of machines without a screen.)"""
+        Gymnasium's viewers make their context current once and never again: displaced for good, they would draw into
+        ours. (Told from EGL only, the backend of machines without a screen.)"""
         egl = _egl()
         before = egl.eglGetCurrentContext() if egl else None
         display = egl.eglGetCurrentDisplay() if before else None
@@ -112,10 +119,14 @@ class ProcessContext:
             self._context.free()
         self._context = self._handle = self._pid = None
 
+    def _free_at_exit(self) -> None:
+        with contextlib.suppress(Exception):  # dm_control, imported later, may have ended the display
+            self.free()
+
 
 @functools.cache
 def _egl():
-    """libEGL, or None where the backend is another one. By ctypes: PyOpenGL's checked calls take longer than small scenes."""
+    """libEGL, or None where the backend is another. By ctypes: PyOpenGL's checks take as long as a small scene."""
     if os.environ.get("MUJOCO_GL", "").lower() != "egl":
         return None
     try:

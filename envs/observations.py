@@ -39,16 +39,16 @@ def split(space: gymnasium.Space) -> tuple[list[Leaf], list[Leaf]]:
         if isinstance(leaf.space, spaces.Box) and leaf.space.dtype == np.uint8 and len(leaf.space.shape) == 3:
             if 3 not in (leaf.space.shape[0], leaf.space.shape[-1]) and leaf.space.shape[-1] != 1:
                 raise TypeError(
-                    f"{where} is a picture of shape {leaf.space.shape}; pictures are [H, W, 3], [H, W, 1] or [3, H, W]: "
-                    "wrap the env with one of gymnasium.wrappers' observation wrappers"
+                    f"{where} is a picture of shape {leaf.space.shape}; pictures are [H, W, 3], [H, W, 1] "
+                    "or [3, H, W]: wrap the env with one of gymnasium.wrappers' observation wrappers"
                 )
             pictures.append(leaf)
         elif isinstance(leaf.space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
             vectors.append(leaf)
         else:
             raise TypeError(
-                f"{where} is a {type(leaf.space).__name__} space, which is neither a picture nor numbers: leave it out with "
-                "gymnasium.wrappers.FilterObservation, or turn it into a Box"
+                f"{where} is a {type(leaf.space).__name__} space, which is neither a picture nor numbers: leave it out "
+                "with gymnasium.wrappers.FilterObservation, or turn it into a Box"
             )
     return pictures, vectors
 

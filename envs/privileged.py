@@ -9,8 +9,8 @@ import numpy as np
 class PrivilegedState:
     """Reads float32 [P] from a model's data: positions, then velocities.
 
-    Positions joint by joint (slide: its value; hinge: cosine, sine; ball: quaternion; free: place, quaternion), then the
-    place of every mocap body (how goals are put into a scene); velocities are `qvel`.
+    Positions joint by joint (slide: its value; hinge: cosine, sine; ball: quaternion; free: place, quaternion), then
+    the place of every mocap body (how goals are put into a scene); velocities are `qvel`.
 
     Attributes:
         length: P.

@@ -1,4 +1,4 @@
-"""Our own MuJoCo renderer: the picture of `env.render()` at 64x64 for a fiftieth of its cost, safe beside other renderers."""
+"""Our own MuJoCo renderer: the picture of `env.render()` for a fiftieth of its cost, safe beside other renderers."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Renderer:
     Args:
         model: the env's model; left as it was found.
         height, width: of the picture, in pixels.
-        quality: `fast` (no shadows, no reflections), `faithful` (shadows kept, no reflections; up to 128 pixels also coarse
-            geometry and one sample a pixel: within a mean absolute difference of 3/255 of the model's own picture) or
-            `default` (the model's own settings).
+        quality: `fast` (no shadows, no reflections), `faithful` (shadows kept, no reflections; up to 128 pixels also
+            coarse geometry and one sample a pixel: within a mean absolute difference of 3/255 of the model's own
+            picture) or `default` (the model's own settings).
         visual_options: `mjtVisFlag` to on or off.
 
     Raises:
@@ -87,7 +87,7 @@ class Renderer:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
 
     def render(self, data: mujoco.MjData, camera: mujoco.MjvCamera) -> np.ndarray:
-        """The picture of `data` seen by `camera`: a new array, uint8 [H, W, 3]. `data` must be up to date (mj_forward)."""
+        """The picture of `data`, which must be up to date (mj_forward), seen by `camera`: a new uint8 [H, W, 3]."""
         if self._context is None:
             raise RuntimeError("this renderer is closed; make another")
         scene = self._scene

@@ -18,8 +18,8 @@ _FORWARDED = ("privileged", "env_steps", "success")  # what crosses the process 
 class _Row(gymnasium.Wrapper):
     """One env of a vector: frozen after its episode's end, until it is reset.
 
-    Gymnasium's vectors refuse to step a row that is done (AutoresetMode.DISABLED), and an evaluation steps every row until the
-    last one is done. So a row says to Gymnasium that it never ends, and tells its true ends in `info`.
+    Gymnasium's vectors refuse to step a row that is done (AutoresetMode.DISABLED), and an evaluation steps every row
+    until the last one is done. So a row says to Gymnasium that it never ends, and tells its true ends in `info`.
     """
 
     def __init__(self, env: gymnasium.Env, row: int):
@@ -93,7 +93,9 @@ class VectorEnv:
             infos: dict of arrays [n, ...]: `env_steps`, and where the env has them `privileged`, `success`.
         """
         if len(seeds) != self.count:
-            raise ValueError(f"{len(seeds)} seeds for {self.count} envs; give one per env, None where it does not matter")
+            raise ValueError(
+                f"{len(seeds)} seeds for {self.count} envs; give one per env, None where it does not matter"
+            )
         options = dict(options or {})
         if mask is not None and not np.all(mask):
             if not self._infos:
@@ -105,11 +107,12 @@ class VectorEnv:
         return observations, self._merge(infos)
 
     def step(self, actions: np.ndarray):
-        """Take `actions` [n, A]. A row whose episode is over stays as it is, with reward 0 and no env steps, until it is reset.
+        """Take `actions` [n, A]. A row whose episode is over stays as it is, with reward 0 and no env steps, until it
+        is reset.
 
         Returns:
-            observations (dict of arrays [n, ...]), rewards float32 [n], terminated bool [n], truncated bool [n], infos (dict
-            of arrays [n, ...]).
+            observations (dict of arrays [n, ...]), rewards float32 [n], terminated bool [n], truncated bool [n], infos
+            (dict of arrays [n, ...]).
         """
         actions = np.asarray(actions, np.float32)
         if actions.shape != self._envs.action_space.shape:
@@ -148,8 +151,9 @@ def make_vector(count: int, workers: int = 0, **options) -> VectorEnv:
     """Make `count` envs that step together.
 
     Args:
-        workers: 0 steps them one after the other in this process; more than 0 gives each env a process of its own. A worker
-            knows the envs that `import envs` registers; an env of yours is found there by the id `your_module:YourEnv-v0`.
+        workers: 0 steps them one after the other in this process; more than 0 gives each env a process of its own. A
+            worker knows the envs that `import envs` registers; an env of yours is found there by the id
+            `your_module:YourEnv-v0`.
         options: those of `envs.make`, `id` among them.
     """
     return VectorEnv(count, workers, options)

@@ -340,7 +340,14 @@ class Run:
         self.saved = time.monotonic()
 
     def restore(self) -> None:
-        """Go back to the run's last checkpoint; what was collected or logged after it is dropped."""
+        """Go back to the run's last checkpoint, or to the beginning if it was stopped before the first; what was
+        collected or logged after it is dropped."""
+        if not (self.folder / "checkpoints" / "last").exists():
+            if self.first:
+                self.metrics.truncate(-1)
+                if not self.offline:
+                    self.store.truncate(0)
+            return
         folder = find_checkpoint(self.folder / "checkpoints" / "last")
         meta = read_meta(folder)
         load_module(folder, "model", self.model)

@@ -94,7 +94,7 @@ class FrameEncoder(nn.Module):
             features += feature_width
         self.place = nn.Parameter(torch.zeros(tokens, feature_width))
         self.hidden = nn.Linear(features, feature_width)
-        self.project = nn.Sequential(nn.LayerNorm(feature_width), nn.SiLU(), nn.Linear(feature_width, latent_dim))
+        self.project = nn.Sequential(nn.LayerNorm(feature_width), nn.SiLU(), nn.Linear(feature_width, latent_dim, bias=False))  # the mean goes anyway
         self.standardize = Standardize(latent_dim)
         self.register_buffer("state_mean", torch.zeros(max(interface.state_dim, 1)))
         self.register_buffer("state_std", torch.ones(max(interface.state_dim, 1)))

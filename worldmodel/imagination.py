@@ -21,7 +21,7 @@ class Trajectory:
         actions: `[R, H, A]`.
         rewards: `[R, H]`, in the env's units.
         continues: `[R, H]`, probability that the episode goes on after the step.
-        disagreement: `[R, H]`, spread (standard deviation) among the transition's members.
+        members: `[E, R, H, N, D]`, what each head of the transition made of every step.
     """
 
     latents: Tensor
@@ -29,7 +29,12 @@ class Trajectory:
     actions: Tensor
     rewards: Tensor
     continues: Tensor
-    disagreement: Tensor
+    members: Tensor
+
+    @property
+    def disagreement(self) -> Tensor:
+        """Spread of the members, root mean square over the latent: `[R, H]`; 0 for an ensemble of one."""
+        return (self.members.var(0, unbiased=False).mean((-1, -2)) + 1e-12).sqrt()  # a gradient at 0 too
 
 
 def imagine(
@@ -78,5 +83,5 @@ def imagine(
         actions=policy if given else torch.stack(actions, 1),
         rewards=torch.stack([p.reward for p in predictions], 1),
         continues=torch.stack([p.continue_logit for p in predictions], 1).sigmoid(),
-        disagreement=torch.stack([p.disagreement for p in predictions], 1),
+        members=torch.stack([p.members for p in predictions], 2),
     )

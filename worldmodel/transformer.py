@@ -180,7 +180,7 @@ class BeliefTransformer(nn.Module):
         entries = size * latent.shape[1]
         keys = [torch.cat([memory.keys[i], key], 2)[:, :, -entries:] for i, (key, _) in enumerate(tail.layers)]
         values = [torch.cat([memory.values[i], value], 2)[:, :, -entries:] for i, (_, value) in enumerate(tail.layers)]
-        valid = torch.cat([memory.valid, torch.ones_like(memory.valid[:, :1])], 1)[:, -size:]
+        valid = torch.cat([memory.valid, memory.valid.new_ones(len(latent), 1)], 1)[:, -size:]
         return Memory(torch.stack(keys), torch.stack(values), valid, memory.position + 1, latent, belief)
 
     def empty(self, rows: int, tokens: int, latent_dim: int) -> Memory:

@@ -25,11 +25,6 @@ class Prediction:
     reward: Tensor
     continue_logit: Tensor
 
-    @property
-    def disagreement(self) -> Tensor:
-        """Spread of the members, root mean square over the latent: `[R]`; 0 for an ensemble of one."""
-        return (self.members.var(0, unbiased=False).mean((-1, -2)) + 1e-12).sqrt()  # a gradient at 0 too
-
 
 class ConditionedHeads(nn.Module):
     """E two-layer MLPs side by side; the action scales and shifts what their first layer normalised (AdaLN)."""

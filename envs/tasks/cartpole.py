@@ -12,9 +12,9 @@ from envs.tasks.task import Task, closeness
 class CartpoleSwingup(Task):
     """The world and the smooth reward of the Control Suite's `cartpole-swingup`: upright x centred x gentle x slow.
 
-    One action in [-1, 1]: the force on the cart, 10 N at most, too little to lift the pole in one go. Starts hanging still in
-    the middle, within a little noise; broad starts draw the cart from +-1.5 m, any angle, and velocities of standard deviation
-    1.5 m/s and 4 rad/s. Observation: cart, cosine, sine, both velocities; the angle is 0 upright.
+    One action in [-1, 1]: the force on the cart, 10 N at most, too little to lift the pole in one go. Starts hanging
+    still in the middle, within a little noise; broad starts draw the cart from +-1.5 m, any angle, and velocities of
+    standard deviation 1.5 m/s and 4 rad/s. Observation: cart, cosine, sine, both velocities; the angle is 0 upright.
     A fresh random action at every control step returns about 90 of 1000.
     """
 

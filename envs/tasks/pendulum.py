@@ -10,12 +10,12 @@ from envs.tasks.task import Task, closeness
 
 
 class PendulumSwingup(Task):
-    """The Control Suite's `pendulum-swingup` with a smooth reward and a motor half as strong again (1.5 N m against 4.9).
+    """The Control Suite's `pendulum-swingup` with a smooth reward and a stronger motor (1.5 N m against 4.9 to hold).
 
-    Reward: upright, (1 + cos) / 2, times a factor between 1/2 and 1 for being slow. The suite's own reward is 1 within 8
-    degrees of upright and 0 elsewhere, which random actions never see. One action in [-1, 1]: the torque. Starts hanging still,
-    within a little noise; broad starts draw any angle and a velocity of standard deviation 4 rad/s. Observation: cosine, sine,
-    velocity; the angle is 0 upright.
+    Reward: upright, (1 + cos) / 2, times a factor between 1/2 and 1 for being slow. The suite's own reward is 1 within
+    8 degrees of upright and 0 elsewhere, which random actions never see. One action in [-1, 1]: the torque. Starts
+    hanging still, within a little noise; broad starts draw any angle and a velocity of standard deviation 4 rad/s.
+    Observation: cosine, sine, velocity; the angle is 0 upright.
     """
 
     asset = "pendulum.xml"

@@ -15,13 +15,14 @@ _BLOCK_SHARE = 0.8
 
 
 class Pusher(GoalTask):
-    """A ball, a block that slides with friction, and a place for the block, on a walled table, [-1, 1] x [-1, 1] metres.
+    """A ball, a block that slides with friction, and a place for the block, on a walled table of 2 x 2 m.
 
-    Reward: 0.8 for the block's closeness to its place (1 within 10 cm, 0.1 of it at 0.8 m) and 0.2 for the ball's closeness to
-    the block, without which random actions seldom move anything. `info["success"]`: the block within 10 cm, however turned. Two actions
-    in [-1, 1]: the velocity to drive the ball at, in m/s. Starts draw ball, block and place at rest, apart from each other;
-    broad starts also draw the ball's velocity, and half of them put the ball beside the block. Observation: ball, block,
-    the block's angle as cosine and sine, velocities of ball and block, place.
+    Reward: 0.8 for the block's closeness to its place (1 within 10 cm, 0.1 of it at 0.8 m) and 0.2 for the ball's
+    closeness to the block, without which random actions seldom move anything. `info["success"]`: the block within 10
+    cm, however turned. Two actions in [-1, 1]: the velocity to drive the ball at, in m/s. Starts draw ball, block and
+    place at rest, apart from each other; broad starts also draw the ball's velocity, and half of them put the ball
+    beside the block. Observation: ball, block, the block's angle as cosine and sine, velocities of ball and block,
+    place.
     """
 
     asset = "pusher.xml"

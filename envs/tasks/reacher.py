@@ -16,12 +16,12 @@ _SHOULDER = 0.2  # metres outside the disk where the reward has fallen to a tent
 class Reacher(GoalTask):
     """The Control Suite's `reacher` with a reward that has a slope.
 
-    Reward: 1 while the tip is on the disk, falling smoothly with its distance from the disk's edge to 0.1 at 20 cm. The suite's
-    reward is 0 everywhere outside the disk: with the few thousand steps that two CPU cores collect in minutes there would be
-    almost nothing to learn from. `info["success"]`: the tip is on the disk. Two actions in [-1, 1]: the torques at shoulder and
-    wrist. Every start draws any pose of the arm, at rest, and a
-    place for the disk within reach but 10 cm away; broad starts draw it anywhere within reach, and velocities of standard
-    deviation 4 rad/s. Observation: cosines and sines of shoulder and wrist, their velocities, tip to disk, disk.
+    Reward: 1 while the tip is on the disk, falling smoothly with its distance from the disk's edge to 0.1 at 20 cm. The
+    suite's reward is 0 everywhere outside the disk: with the few thousand steps that two CPU cores collect in minutes
+    there would be almost nothing to learn from. `info["success"]`: the tip is on the disk. Two actions in [-1, 1]: the
+    torques at shoulder and wrist. Every start draws any pose of the arm, at rest, and a place for the disk within reach
+    but 10 cm away; broad starts draw it anywhere within reach, and velocities of standard deviation 4 rad/s.
+    Observation: cosines and sines of shoulder and wrist, their velocities, tip to disk, disk.
     """
 
     asset = "reacher.xml"

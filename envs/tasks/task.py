@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import mujoco
@@ -17,11 +18,12 @@ _ASSETS = Path(__file__).parent.parent / "assets"
 class Task(gymnasium.Env):
     """A MuJoCo world with a reward.
 
-    **Reward.** Every task defines a reward in [0, 1] for one physics step; `step` returns the sum over its four physics steps,
-    in [0, 4]. With 250 control steps an episode's return lies in [0, 1000], as in the DeepMind Control Suite
-    (Tassa et al. 2018), whose episodes sum 1000 rewards in [0, 1]. No task terminates; episodes are truncated after 250 steps.
+    **Reward.** Every task defines a reward in [0, 1] for one physics step; `step` returns the sum over its four physics
+    steps, in [0, 4]. With 250 control steps an episode's return lies in [0, 1000], as in the DeepMind Control Suite
+    (Tassa et al. 2018), whose episodes sum 1000 rewards in [0, 1]. No task terminates; episodes are truncated after 250
+    steps.
 
-    **Starts.** `reset(options=...)` takes `{"broad": True}`: a start drawn from the whole state space, for collecting data;
+    **Starts.** `reset(options=...)` takes `{"broad": True}`, a start drawn from the whole state space, for collection;
     `{"state": array}`: positions and velocities to start from exactly, [nq + nv] or, at rest, [nq].
 
     A subclass sets `asset` (a file in envs/assets) and defines `_place`, `_reward` and `_observation`.
@@ -30,7 +32,7 @@ class Task(gymnasium.Env):
         render_mode: None or `rgb_array`; `render()` gives 256x256 pixels.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 25}
     asset: str
     own_camera = "view"
 
@@ -85,8 +87,8 @@ class Task(gymnasium.Env):
         state, nq, nv = np.asarray(options["state"], float), self.model.nq, self.model.nv
         if state.shape not in ((nq,), (nq + nv,)):
             raise ValueError(
-                f"reset option 'state' has shape {state.shape}; {type(self).__name__} takes ({nq + nv},), {nq} positions and "
-                f"{nv} velocities, or the positions alone"
+                f"reset option 'state' has shape {state.shape}; {type(self).__name__} takes ({nq + nv},): "
+                f"{nq} positions and {nv} velocities, or the positions alone"
             )
         self.data.qpos[:] = state[:nq]
         self.data.qvel[:] = state[nq:] if state.size > nq else 0.0
@@ -113,8 +115,8 @@ class GoalTask(Task):
     `reset(options={"goal": array})` puts the goal's centre at a place, [2].
 
     Args:
-        render_goal: show the goal as a green disk. Off where a goal is given as a picture of what shall be: that picture must
-            not show anything else that moves.
+        render_goal: show the goal as a green disk. Off where a goal is given as a picture of what shall be: that
+            picture must not show anything else that moves.
     """
 
     def __init__(self, render_goal: bool = True, render_mode: str | None = None):

@@ -16,10 +16,10 @@ _MARGIN = 1.0  # metres to go where the reward has fallen to a tenth
 class TwoRoom(GoalTask):
     """A ball in two rooms of 1 x 2 m; the plane is [-1, 1] x [-1, 1], the wall is x = 0.
 
-    Reward: 1 within 10 cm of the goal, falling smoothly with the way that is left, through the door where it is in between, to
-    0.1 at 1 m. `info["success"]`: within 10 cm. Two actions in [-1, 1]: the velocity to drive at, in m/s, reached with a time
-    constant of 0.1 s. Starts at rest in one room with the goal in the other; broad starts draw ball and goal from anywhere,
-    and a velocity. Observation: place, velocity, goal.
+    Reward: 1 within 10 cm of the goal, falling smoothly with the way that is left, through the door where it is in
+    between, to 0.1 at 1 m. `info["success"]`: within 10 cm. Two actions in [-1, 1]: the velocity to drive at, in m/s,
+    reached with a time constant of 0.1 s. Starts at rest in one room with the goal in the other; broad starts draw ball
+    and goal from anywhere, and a velocity. Observation: place, velocity, goal.
     """
 
     asset = "two_room.xml"

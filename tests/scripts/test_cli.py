@@ -167,7 +167,7 @@ def test_a_failed_job_of_a_sweep_fails_the_command_after_the_others_ran(tmp_path
 
 
 def test_ctrl_c_tells_how_to_go_on(tmp_path):
-    job = "(folder / 'checkpoints').mkdir()\nprint('begun', flush=True)\ntime.sleep(60)"
+    job = "(folder / 'config.yaml').touch()\nprint('begun', flush=True)\ntime.sleep(60)"
     process = verb_that(job, tmp_path, "run=here")
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)

@@ -9,14 +9,13 @@ How blocks are read:
 - `text`, `console`, `json`, `toml`, `mermaid`: output and pictures, not run. No other language, and none without one.
 
 A command is run as it stands unless RULES says otherwise; the first rule that matches holds. `outputs/<date>/...` with
-placeholders stands for the newest run.
+placeholders stands for the newest run (of that task).
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -30,31 +29,37 @@ from scripts.settings import check
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SHOWN = {"text", "console", "json", "toml", "mermaid"}
-LIMIT_S = 170  # of one command
+LIMIT_S = 280  # of one command; alone on two cores the longest takes 40
+TINY = ["env.max_episode_steps=20", "training.collect.steps=200", "training.pretrain.updates=3",
+        "training.imagine.updates=2", "training.online.rounds=1", "eval.episodes=1", "eval.max_steps=10",
+        "logging.wandb=disabled"]  # fmt: skip
 
-# What a command is replaced by, and why. An action takes the command and gives the one to run, or None.
+# What a command is replaced by, and why. An action takes the command and the folder it runs in, and gives the command to
+# run instead, or None.
 RULES = [
-    (r"pip install", lambda command: require_extras(command),
+    (r"pip install", lambda command, folder: require_extras(command),
      "takes minutes and changes this environment; instead, the extras must be those of pyproject.toml"),
-    (r"(python -m )?pytest", lambda command: require_paths(command),
+    (r"(python -m )?pytest", lambda command, folder: require_paths(command),
      "these tests are running already; instead, the paths must exist"),
-    (r"git clone |cd ", lambda command: None, "the checkout is here"),
-    (r"bash \.ci/run", lambda command: None, "it runs these tests"),
-    (r"torchrun|ray |sbatch", lambda command: None, "wants more machines than one"),
-    (r"xdg-open|open |tensorboard|wandb ", lambda command: None, "wants a screen or an account"),
-    (r"worldmodel train .*resume=true", lambda command: command, "goes on with a run that is small already"),
-    (r"worldmodel train .*(-m|--multirun)\b", lambda command: require_settings(command),
+    (r"git clone |cd ", lambda command, folder: None, "the checkout is here"),
+    (r"bash \.ci/run", lambda command, folder: None, "it runs these tests"),
+    (r"torchrun|ray |sbatch", lambda command, folder: None, "wants more machines than one"),
+    (r"xdg-open|open |tensorboard|wandb ", lambda command, folder: None, "wants a screen or an account"),
+    (r"worldmodel train .*resume=true", lambda command, folder: command, "goes on with a run that is small already"),
+    (r"worldmodel train .*(-m|--multirun)\b", lambda command, folder: require_settings(command),
      "several runs take too long; instead, the settings must be known"),
-    (r"worldmodel train", lambda command: with_settings(command, "preset=debug"),
-     "the default takes 20 minutes; the preset runs every line of it"),
+    (r"worldmodel train",
+     lambda command, folder: with_settings(command, "preset=debug", *([] if first(folder) else TINY)),
+     "the default takes 20 minutes; the preset runs every line of it, and the later runs are cut down further"),
     (r"worldmodel evaluate (?!from=)",
-     lambda command: with_settings(command, "eval.episodes=2", "env.max_episode_steps=60"),
+     lambda command, folder: with_settings(command, "eval.episodes=2", "env.max_episode_steps=60"),
      "20 episodes of a planner take minutes"),
-    (r"worldmodel record", lambda command: with_settings(command, "record.max_steps=40"),
+    (r"worldmodel record", lambda command, folder: with_settings(command, "record.max_steps=40"),
      "a planner's film takes minutes"),
-    (r"worldmodel collect", lambda command: with_settings(command, "collect.steps=100", "env.max_episode_steps=50"),
-     "minutes of collection prove no more than seconds"),
-    (r"python -m scripts\.benchmark", lambda command: f"{command} --help",
+    (r"worldmodel collect",
+     lambda command, folder: with_settings(command, "collect.steps=200", "env.max_episode_steps=20", "env.image_size=32"),
+     "minutes prove no more than seconds; pictures of the debug preset's size, so that it can train on them"),
+    (r"python -m scripts\.benchmark", lambda command, folder: f"{command} --help",
      "measures for minutes, and on a busy machine the wrong thing"),
 ]  # fmt: skip
 
@@ -91,12 +96,17 @@ def commands(block: str) -> list[str]:
     return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
 
 
-def adapted(command: str) -> str | None:
+def adapted(command: str, folder: Path) -> str | None:
     """The command to run in its place; None if there is none."""
     for pattern, action, _ in RULES:
         if re.match(pattern, command):
-            return action(command)
+            return action(command, folder)
     return command
+
+
+def first(folder: Path) -> bool:
+    """Whether no block has trained anything yet."""
+    return next(folder.glob("outputs/**/checkpoints"), None) is None
 
 
 def with_settings(command: str, *settings: str) -> str:
@@ -126,10 +136,11 @@ def require_paths(command: str) -> None:
             assert (ROOT / word.split("::")[0]).exists(), f"{command}: there is no {word}"
 
 
-def newest_run(folder: Path) -> str:
-    """The run folder with the newest checkpoints."""
-    runs = sorted(folder.glob("outputs/**/checkpoints"), key=lambda path: path.stat().st_mtime)
-    assert runs, "a block speaks of a run in outputs/, and no block before it trained one"
+def newest_run(folder: Path, task: str) -> str:
+    """The run folder of that task, of any where it is a placeholder too, with the newest checkpoints."""
+    name = "*" if "<" in task else f"*_{task}"
+    runs = sorted(folder.glob(f"outputs/**/{name}/checkpoints"), key=lambda path: path.stat().st_mtime)
+    assert runs, f"a block speaks of a run of {task} in outputs/, and no block before it trained one"
     return str(runs[-1].parent.relative_to(folder))
 
 
@@ -150,15 +161,14 @@ def run(block: Block, folder: Path) -> None:
         execute([sys.executable, "-c", placed(block.text, folder)], folder, block.text)
     else:
         for command in commands(block.text):
-            if (instead := adapted(command)) is not None:
+            if (instead := adapted(command, folder)) is not None:
                 text = re.sub(r"^worldmodel\b", worldmodel(), placed(instead, folder))
                 execute(["bash", "-c", text], folder, command)
 
 
 def placed(text: str, folder: Path) -> str:
     """Placeholders replaced by the newest run."""
-    pattern = r"outputs/<date>/<time>_[\w<>]+"
-    return re.sub(pattern, lambda _: newest_run(folder), text) if re.search(pattern, text) else text
+    return re.sub(r"outputs/<date>/<time>_([\w<>]+)", lambda found: newest_run(folder, found[1]), text)
 
 
 def worldmodel() -> str:
@@ -187,7 +197,7 @@ def of_readme() -> list:
     return [pytest.param(block, id=f"line {block.line}") for block in found]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", of_readme())
 def test_a_block_of_the_readme_runs(block, folder):
     run(block, folder)
@@ -256,13 +266,20 @@ def test_a_block_that_fails_is_shown(tmp_path):
     ("worldmodel doctor", "worldmodel doctor"),
     ("git clone somewhere", None),
 ])  # fmt: skip
-def test_slow_commands_are_replaced_by_rule(command, instead):
-    assert adapted(command) == instead
+def test_slow_commands_are_replaced_by_rule(command, instead, tmp_path):
+    assert adapted(command, tmp_path) == instead
 
 
-def test_a_sweep_that_is_not_run_has_to_be_right():
+def test_the_runs_after_the_first_are_cut_down_further(tmp_path):
+    (tmp_path / "outputs" / "first" / "checkpoints").mkdir(parents=True)
+    words = adapted("worldmodel train eval.episodes=50", tmp_path).split()
+    assert words[:3] == ["worldmodel", "train", "preset=debug"] and "eval.episodes=1" in words
+    assert check("train", words[2:])
+
+
+def test_a_sweep_that_is_not_run_has_to_be_right(tmp_path):
     with pytest.raises(ValueError, match="did you mean seed"):
-        adapted("worldmodel train -m sed=0,1")
+        adapted("worldmodel train -m sed=0,1", tmp_path)
 
 
 def test_an_install_may_only_ask_for_extras_that_exist():
@@ -275,8 +292,10 @@ def test_placeholders_stand_for_the_newest_run(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "outputs" / name / "checkpoints").mkdir(parents=True)
     os.utime(tmp_path / "outputs" / "b" / "checkpoints", (0, 0))
-    text = "worldmodel record checkpoint=outputs/<date>/<time>_cartpole_swingup/checkpoints/last"
-    assert placed(text, tmp_path) == "worldmodel record checkpoint=outputs/a/checkpoints/last"
-    shutil.rmtree(tmp_path / "outputs")
+    assert placed("record checkpoint=outputs/<date>/<time>_<task>/checkpoints/last", tmp_path) == (
+        "record checkpoint=outputs/a/checkpoints/last"
+    )
+    (tmp_path / "outputs" / "2030" / "10_cartpole" / "checkpoints").mkdir(parents=True)
+    assert placed("outputs/<date>/<time>_cartpole", tmp_path) == "outputs/2030/10_cartpole"
     with pytest.raises(AssertionError, match="no block before it"):
-        placed(text, tmp_path)
+        placed("outputs/<date>/<time>_walker", tmp_path)

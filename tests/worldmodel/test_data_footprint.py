@@ -15,11 +15,18 @@ def test_the_estimate_is_what_the_disk_takes(tmp_path):
     steps, episodes = 50, 20
     with EpisodeStore.create(tmp_path / "data", INTERFACE) as store:
         for seed in range(episodes):
-            store.append({
-                "image": np.zeros((steps + 1, 16, 16, 3), np.uint8), "state": np.zeros((steps + 1, 3), np.float32),
-                "privileged": np.zeros((steps + 1, 4), np.float32), "action": np.zeros((steps, 2), np.float32),
-                "reward": np.zeros(steps, np.float32), "terminated": False, "truncated": True,
-                "info": {"seed": seed, "policy": "random", "success": False, "env_steps": 50, "return": 1.5}})
+            store.append(
+                {
+                    "image": np.zeros((steps + 1, 16, 16, 3), np.uint8),
+                    "state": np.zeros((steps + 1, 3), np.float32),
+                    "privileged": np.zeros((steps + 1, 4), np.float32),
+                    "action": np.zeros((steps, 2), np.float32),
+                    "reward": np.zeros(steps, np.float32),
+                    "terminated": False,
+                    "truncated": True,
+                    "info": {"seed": seed, "policy": "random", "success": False, "env_steps": 50, "return": 1.5},
+                }
+            )
         frames = store.frames
     written = sum(path.stat().st_size for path in (tmp_path / "data").rglob("*") if path.is_file())
     estimate = footprint(INTERFACE, steps * episodes, episode_length=steps)

@@ -24,8 +24,15 @@ def make_episode(number: int, steps: int, terminated: bool = False) -> dict:
     image[:, 0, 0], image[:, 0, 1] = number, time[:, None]
     state = np.stack([np.full(steps + 1, number), time], axis=1).astype(np.float32)
     action = np.stack([np.full(steps, number), time[:-1] + 1], axis=1).astype(np.float32) / 256
-    return {"image": image, "state": state, "privileged": -state[:, 1:], "action": action,
-            "reward": state[:-1, 1] + 1000 * number, "terminated": terminated, "truncated": not terminated}
+    return {
+        "image": image,
+        "state": state,
+        "privileged": -state[:, 1:],
+        "action": action,
+        "reward": state[:-1, 1] + 1000 * number,
+        "terminated": terminated,
+        "truncated": not terminated,
+    }
 
 
 def make_store(folder: Path, lengths: list[int], **options) -> EpisodeStore:
@@ -65,10 +72,10 @@ def test_every_window_is_aligned_and_stays_in_its_episode(store, split):
         for key in ("image", "state", "privileged"):
             np.testing.assert_array_equal(batch[key][row], episode[key][observed], err_msg=key)
         padding = [[0, 0]] * (LENGTH - steps)
-        np.testing.assert_array_equal(batch["action"][row], [*episode["action"][start:start + steps], *padding])
-        np.testing.assert_array_equal(batch["reward"][row, :steps], episode["reward"][start:start + steps])
+        np.testing.assert_array_equal(batch["action"][row], [*episode["action"][start : start + steps], *padding])
+        np.testing.assert_array_equal(batch["reward"][row, :steps], episode["reward"][start : start + steps])
         assert not batch["reward"][row, steps:].any()
-        led_here = np.concatenate([np.zeros((1, 2)), episode["action"]])[start:start + steps + 1]
+        led_here = np.concatenate([np.zeros((1, 2)), episode["action"]])[start : start + steps + 1]
         np.testing.assert_array_equal(batch["previous_action"][row], [*led_here, *padding])
         np.testing.assert_array_equal(batch["valid"][row], np.arange(LENGTH) < steps)
         ends = np.zeros(LENGTH)
@@ -79,28 +86,50 @@ def test_every_window_is_aligned_and_stays_in_its_episode(store, split):
 def test_shapes_and_dtypes_are_those_of_the_contract(store):
     batch = WindowSampler(store, LENGTH, 3, seed=0).sample()
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
-        "image": ((3, 7, 1, 2, 3), torch.uint8), "state": ((3, 7, 2), torch.float32),
-        "privileged": ((3, 7, 1), torch.float32), "action": ((3, 6, 2), torch.float32),
-        "previous_action": ((3, 7, 2), torch.float32), "reward": ((3, 6), torch.float32),
-        "terminated": ((3, 6), torch.float32), "valid": ((3, 6), torch.float32), "episode": ((3,), torch.int64),
-        "start": ((3,), torch.int64)}
+        "image": ((3, 7, 1, 2, 3), torch.uint8),
+        "state": ((3, 7, 2), torch.float32),
+        "privileged": ((3, 7, 1), torch.float32),
+        "action": ((3, 6, 2), torch.float32),
+        "previous_action": ((3, 7, 2), torch.float32),
+        "reward": ((3, 6), torch.float32),
+        "terminated": ((3, 6), torch.float32),
+        "valid": ((3, 6), torch.float32),
+        "episode": ((3,), torch.int64),
+        "start": ((3,), torch.int64),
+    }
     assert all(value.is_contiguous() for value in batch.values())
     assert len(WindowSampler(store, LENGTH, 3, seed=0).sample(8)["reward"]) == 8
 
 
-@pytest.mark.parametrize("interface", [
-    Interface(state_dim=3, action_dim=1), Interface(cameras={"image.a": (2, 2, 3), "image.b": (1, 1, 3)}, action_dim=1)])
+@pytest.mark.parametrize(
+    "interface",
+    [
+        Interface(state_dim=3, action_dim=1),
+        Interface(cameras={"image.a": (2, 2, 3), "image.b": (1, 1, 3)}, action_dim=1),
+    ],
+)
 def test_any_interface_is_sampled_by_its_keys(tmp_path, interface):
     episode = {key: np.full((9, *shape), 7, np.uint8) for key, shape in interface.cameras.items()}
     if interface.state_dim:
         episode["state"] = np.ones((9, 3), np.float32)
-    episode |= {"action": np.zeros((8, 1), np.float32), "reward": np.zeros(8, np.float32), "terminated": False,
-                "truncated": True}
+    episode |= {
+        "action": np.zeros((8, 1), np.float32),
+        "reward": np.zeros(8, np.float32),
+        "terminated": False,
+        "truncated": True,
+    }
     with EpisodeStore.create(tmp_path / "data", interface) as store:
         store.append(episode)
         batch = WindowSampler(store, 4, 2, seed=0).sample()
     assert set(interface.observation_keys()) == set(batch) - {
-        "action", "previous_action", "reward", "terminated", "valid", "episode", "start"}
+        "action",
+        "previous_action",
+        "reward",
+        "terminated",
+        "valid",
+        "episode",
+        "start",
+    }
     for key, shape in interface.cameras.items():
         assert batch[key].shape == (2, 5, *shape) and (batch[key] == 7).all()
 
@@ -169,15 +198,19 @@ def test_windows_of_a_damaged_shard_are_drawn_again(store, tmp_path):
     content[5] ^= 255
     path.write_bytes(content)
     damaged = EpisodeStore.open(tmp_path / "data")
-    sampler, again = (WindowSampler(each, LENGTH, 32, seed=3, recent_fraction=0.5, recent_episodes=40)
-                      for each in (damaged, EpisodeStore.open(tmp_path / "data")))
+    sampler, again = (
+        WindowSampler(each, LENGTH, 32, seed=3, recent_fraction=0.5, recent_episodes=40)
+        for each in (damaged, EpisodeStore.open(tmp_path / "data"))
+    )
     for _ in range(20):
         batch = sampler.sample()
         assert equal(batch, again.sample())
         for row, number in enumerate(batch["episode"].tolist()):
             assert (batch["image"][row, :, 0, 0] == number).all() and (batch["state"][row, :, 0] == number).all()
     assert len(damaged.problems) == 1 and str(path) in damaged.problems[0]
-    lost = {index for index, record in enumerate(map(json.loads, index_lines(tmp_path / "data"))) if record["shard"] == 4}
+    lost = {
+        index for index, record in enumerate(map(json.loads, index_lines(tmp_path / "data"))) if record["shard"] == 4
+    }
     assert lost
     for _ in range(20):
         assert not lost & set(sampler.sample()["episode"].tolist())
@@ -192,8 +225,11 @@ def test_a_store_with_nothing_left_to_read_says_why(tmp_path):
 
 
 def test_wrong_arguments_are_named(store):
-    for arguments, message in (({"split": "test"}, "held_out"), ({"recent_fraction": 0.5}, "recent_episodes > 0"),
-                               ({"recent_fraction": 1.5, "recent_episodes": 1}, "must be in")):
+    for arguments, message in (
+        ({"split": "test"}, "held_out"),
+        ({"recent_fraction": 0.5}, "recent_episodes > 0"),
+        ({"recent_fraction": 1.5, "recent_episodes": 1}, "must be in"),
+    ):
         with pytest.raises(ValueError, match=message):
             WindowSampler(store, LENGTH, 8, seed=0, **arguments)
     with pytest.raises(ValueError, match="at least one"):
@@ -203,6 +239,7 @@ def test_wrong_arguments_are_named(store):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for this process's own memory")
 def test_two_million_frames_need_the_memory_of_a_batch(tmp_path):
     """25 GB of black frames in files with holes: real shards, a real index, nothing on the disk."""
+
     def private_mb() -> float:
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
         return int(line.split()[1]) / 1024
@@ -213,8 +250,10 @@ def test_two_million_frames_need_the_memory_of_a_batch(tmp_path):
         crc = {"image": zlib.crc32(image), "values": zlib.crc32(values)}
         del image
         per_shard = 200
-        lines = [Record(number, number // per_shard, number % per_shard * 101, 100, False, True, (0.0, 0.0), crc)
-                 for number in range(100 * per_shard)]
+        lines = [
+            Record(number, number // per_shard, number % per_shard * 101, 100, False, True, (0.0, 0.0), crc)
+            for number in range(100 * per_shard)
+        ]
     (tmp_path / "data/index.jsonl").write_bytes(b"".join(record.to_line() for record in lines))
     for shard in range(100):
         folder = tmp_path / f"data/shards/{shard:06d}"

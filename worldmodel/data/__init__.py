@@ -6,5 +6,13 @@ from worldmodel.data.sampler import WindowSampler
 from worldmodel.data.split import held_out_episodes, train_episodes
 from worldmodel.data.store import EpisodeStore, StoreDamaged
 
-__all__ = ["EpisodeStore", "StoreDamaged", "StoreLocked", "WindowSampler", "check_disk", "footprint",
-           "held_out_episodes", "train_episodes"]
+__all__ = [
+    "EpisodeStore",
+    "StoreDamaged",
+    "StoreLocked",
+    "WindowSampler",
+    "check_disk",
+    "footprint",
+    "held_out_episodes",
+    "train_episodes",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,9 +37,20 @@ class Catalog:
         self._shards = shards
         self._tables = list(shards.layout.shapes)
         count = len(self._tables)
-        self._dtype = np.dtype([
-            ("number", "i8"), ("shard", "i8"), ("row", "i8"), ("length", "i8"), ("terminated", "?"), ("truncated", "?"),
-            ("reward", "f8", (2,)), ("line_end", "i8"), ("crc", "u4", (count,)), ("checked", "?", (count,))])
+        self._dtype = np.dtype(
+            [
+                ("number", "i8"),
+                ("shard", "i8"),
+                ("row", "i8"),
+                ("length", "i8"),
+                ("terminated", "?"),
+                ("truncated", "?"),
+                ("reward", "f8", (2,)),
+                ("line_end", "i8"),
+                ("crc", "u4", (count,)),
+                ("checked", "?", (count,)),
+            ]
+        )
         self.problems: list[str] = []
         self.clear()
 
@@ -59,7 +72,7 @@ class Catalog:
     @property
     def entries(self) -> np.ndarray:
         """One entry per readable episode: a structured array (a view: `checked` is written through it)."""
-        return self._entries[:self._count]
+        return self._entries[: self._count]
 
     @property
     def last_shard(self) -> int:
@@ -88,8 +101,10 @@ class Catalog:
         for shard, numbers in added.items():
             if shard not in self.damaged and (reason := self._damage(shard, lines_lost=bool(reading.damaged))):
                 self.damaged[shard] = reason
-                self.report(f"{reason}; the shard is skipped with its {len(numbers)} episodes, numbers {numbers[0]} to "
-                            f"{numbers[-1]}. Restore the file from a copy to have them back")
+                self.report(
+                    f"{reason}; the shard is skipped with its {len(numbers)} episodes, numbers {numbers[0]} to "
+                    f"{numbers[-1]}. Restore the file from a copy to have them back"
+                )
         for start, line, record in reading.records:
             self.add(record, start, line)
         return len(reading.records), reading.unfinished
@@ -117,12 +132,63 @@ class Catalog:
         if self._count == len(self._entries):
             self._entries = np.concatenate([self._entries, np.zeros_like(self._entries)])
         self._entries[self._count] = (
-            record.episode, record.shard, record.row, record.length, record.terminated, record.truncated,
-            record.reward, self.end, [record.crc[table] for table in self._tables], checked)
+            record.episode,
+            record.shard,
+            record.row,
+            record.length,
+            record.terminated,
+            record.truncated,
+            record.reward,
+            self.end,
+            [record.crc[table] for table in self._tables],
+            checked,
+        )
         self.infos.append(record.info)
         self._count += 1
 
-    def condemn(self, shard: int, reason: str) -> None:
+    def entry(self, episode: int) -> np.void:
+        """The entry of one episode; IndexError where there is none."""
+        if not -len(self) <= episode < len(self):
+            raise IndexError(f"episode {episode} of {self.path.parent}, which has {len(self)}")
+        return self.entries[episode]
+
+    def rows(self, episode: int, table: str | None = None) -> dict[str, np.ndarray]:
+        """See `EpisodeStore.rows`."""
+        entry = self.entry(episode)
+        shard, row, end = int(entry["shard"]), int(entry["row"]), int(entry["row"] + entry["length"] + 1)
+        arrays = self._map(shard)
+        result = {name: arrays[name][row:end] for name in ([table] if table else self._tables)} if arrays else {}
+        for name, view in result.items():
+            which = self._tables.index(name)
+            if not entry["checked"][which] and zlib.crc32(view) != entry["crc"][which]:
+                self._condemn(
+                    shard,
+                    f"{self._shards.path(shard, name)} is not what was written (checksum of episode "
+                    f"number {entry['number']})",
+                )
+                break
+            entry["checked"][which] = True
+        if shard in self.damaged:
+            raise StoreDamaged(f"episode {episode} can't be read: {self.damaged[shard]}")
+        return result
+
+    def locate(self, episodes: np.ndarray) -> tuple[list[dict[str, np.ndarray] | None], np.ndarray]:
+        """See `EpisodeStore.locate`."""
+        for episode in episodes[~self.entries["checked"][episodes].all(axis=1)]:
+            with contextlib.suppress(StoreDamaged):
+                self.rows(episode)
+        return [self._map(shard) for shard in self.entries["shard"][episodes].tolist()], self.entries["row"][episodes]
+
+    def _map(self, shard: int) -> dict[str, np.ndarray] | None:
+        if shard in self.damaged:
+            return None
+        try:
+            return self._shards.arrays(shard, self.shard_rows[shard])
+        except (OSError, ValueError) as error:  # a file went away or shrank since the store was opened
+            self._condemn(shard, f"{self._shards.path(shard, 'values').parent} can't be mapped ({error})")
+            return None
+
+    def _condemn(self, shard: int, reason: str) -> None:
         """Note that a shard was found damaged while reading; its episodes keep their indexes."""
         self.damaged[shard] = reason
         self.report(f"{reason}; its shard is no longer read. Restore the file from a copy to have it back")
@@ -152,8 +218,10 @@ class Catalog:
         if not unnamed or (not writing and writer_at_work()):
             return
         if len(beyond) > 1:
-            lost = (f"{self.path} names no episode in shards {beyond[0]:06d} to {beyond[-1]:06d}: it lost lines, restore "
-                    "it from a copy")
+            lost = (
+                f"{self.path} names no episode in shards {beyond[0]:06d} to {beyond[-1]:06d}: it lost lines, restore "
+                "it from a copy"
+            )
             if writing:
                 raise StoreDamaged(f"{lost}; open the store for reading to use the episodes that it still names")
             self.report(lost)
@@ -161,8 +229,10 @@ class Catalog:
         if writing:
             self.cut_unnamed()
         if not expected:
-            self.report(f"{self.path.parent} ends in an unfinished episode ({unnamed} bytes): it is "
-                        f"{'dropped' if writing else 'ignored'}, the {len(self)} before it are whole")
+            self.report(
+                f"{self.path.parent} ends in an unfinished episode ({unnamed} bytes): it is "
+                f"{'dropped' if writing else 'ignored'}, the {len(self)} before it are whole"
+            )
 
     def _unnamed(self) -> tuple[list[int], int]:
         """Shards that the index does not name, and the bytes in them and at the end of the last one that it names."""

@@ -100,18 +100,7 @@ def write_all(file, data) -> None:
     """Write every byte of `data` to an unbuffered file: one call may take fewer (a disk that fills up, 2 GiB at once)."""
     rest = memoryview(data).cast("B")
     while rest:
-        rest = rest[file.write(rest):]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` with `content`: after a crash it is either the old file or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+        rest = rest[file.write(rest) :]
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from worldmodel.interface import Interface
 
 VALUES = "values"  # the table of all float columns; every other table is a camera's frames
-ROUNDING = 1e-6    # an action this far outside [-1, 1] is float32 rounding and is clipped; anything further is a mistake
+ROUNDING = 1e-6  # an action this far outside [-1, 1] is float32 rounding and is clipped; anything further is a mistake
 
 
 class Layout:
@@ -31,8 +30,12 @@ class Layout:
             if not re.fullmatch(r"[A-Za-z0-9_.\-]+", key) or key == VALUES:
                 raise ValueError(f"camera key {key!r} can't name a file: use letters, digits, '_', '-' and '.'")
         self.interface = interface
-        widths = {"state": interface.state_dim, "privileged": interface.privileged_dim,
-                  "action": interface.action_dim, "reward": 1}
+        widths = {
+            "state": interface.state_dim,
+            "privileged": interface.privileged_dim,
+            "action": interface.action_dim,
+            "reward": 1,
+        }
         self.columns: dict[str, slice] = {}
         end = 0
         for key, width in widths.items():
@@ -55,8 +58,13 @@ class Layout:
 
         Raises ValueError or TypeError that names the key, what is wrong and, where there is one, the first step."""
         interface = self.interface
-        shapes = {**interface.cameras, "state": (interface.state_dim,), "privileged": (interface.privileged_dim,),
-                  "action": (interface.action_dim,), "reward": ()}
+        shapes = {
+            **interface.cameras,
+            "state": (interface.state_dim,),
+            "privileged": (interface.privileged_dim,),
+            "action": (interface.action_dim,),
+            "reward": (),
+        }
         keys = [*interface.cameras, *self.columns]
         expected = {*keys, "terminated", "truncated", "info"}
         if missing := sorted(expected - {"info"} - set(episode)):
@@ -75,8 +83,10 @@ class Layout:
             array = np.asarray(episode[key])
             length = steps if key in ("action", "reward") else steps + 1
             if array.shape != (length, *shapes[key]):
-                raise ValueError(f"episode key {key!r} has shape {array.shape}, expected {(length, *shapes[key])} "
-                                 f"({steps} actions, so {steps + 1} observations)")
+                raise ValueError(
+                    f"episode key {key!r} has shape {array.shape}, expected {(length, *shapes[key])} "
+                    f"({steps} actions, so {steps + 1} observations)"
+                )
             if key in interface.cameras:
                 if array.dtype != np.uint8:
                     raise TypeError(f"episode key {key!r} has dtype {array.dtype}; pictures are uint8, 0 to 255")
@@ -88,8 +98,9 @@ class Layout:
                 array = array.astype(np.float32, copy=False)
             finite = np.isfinite(array.reshape(length, -1)).all(axis=1)
             if not finite.all():
-                raise ValueError(f"episode key {key!r} has a NaN or infinity first at step {int(np.argmin(finite))} "
-                                 f"of {length}")
+                raise ValueError(
+                    f"episode key {key!r} has a NaN or infinity first at step {int(np.argmin(finite))} of {length}"
+                )
             if key == "action":
                 array = self._actions(array)
             values[:length, self.columns[key]] = array.reshape(length, -1)
@@ -99,7 +110,7 @@ class Layout:
     def arrays(self, rows: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
         """The way back: copies of actions and rewards `start:stop` of an episode's rows and of the observations around
         them, by key."""
-        result = {key: rows[key][start:stop + 1].copy() for key in self.interface.cameras}
+        result = {key: rows[key][start : stop + 1].copy() for key in self.interface.cameras}
         for key, columns in self.columns.items():
             end = stop if key in ("action", "reward") else stop + 1
             result[key] = rows[VALUES][start:end, columns].copy()
@@ -110,28 +121,17 @@ class Layout:
         outside = np.abs(action).max(axis=1) > 1 + ROUNDING
         if outside.any():
             step = int(np.argmax(outside))
-            raise ValueError(f"episode key 'action' leaves [-1, 1] first at step {step}: {action[step].tolist()}; "
-                             "the env adapter maps bounds, so record the action the policy gave it")
+            raise ValueError(
+                f"episode key 'action' leaves [-1, 1] first at step {step}: {action[step].tolist()}; "
+                "the env adapter maps bounds, so record the action the policy gave it"
+            )
         if self.interface.discrete:
             hot = (action == 1).sum(axis=1) == 1
             hot &= (action != 0).sum(axis=1) == 1
             if not hot.all():
                 step = int(np.argmin(hot))
-                raise ValueError(f"episode key 'action' is not one-hot first at step {step}: {action[step].tolist()}; "
-                                 "this env is discrete")
+                raise ValueError(
+                    f"episode key 'action' is not one-hot first at step {step}: {action[step].tolist()}; "
+                    "this env is discrete"
+                )
         return np.clip(action, -1, 1)
-
-
-def plain_json(value: dict | None, name: str) -> dict:
-    """`value` as plain JSON types: numpy scalars and arrays become numbers and lists, None an empty dict.
-
-    Raises ValueError naming `name` where it can't be; NaN and infinity are not JSON."""
-    def plain(entry):
-        if isinstance(entry, (np.generic, np.ndarray)):
-            return entry.tolist()
-        raise TypeError(f"a {type(entry).__name__} is not JSON")
-
-    try:
-        return json.loads(json.dumps(value or {}, default=plain, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name!r} can't be written as JSON: {error}") from error

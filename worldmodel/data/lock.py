@@ -28,8 +28,10 @@ class WriterLock:
         except OSError as error:
             holder = _holder(path)
             self._file.close()
-            raise StoreLocked(f"{path.parent} is being written by process {holder}: wait until it ends, stop it, "
-                              "or open the store for reading with writable=False") from error
+            raise StoreLocked(
+                f"{path.parent} is being written by process {holder}: wait until it ends, stop it, "
+                "or open the store for reading with writable=False"
+            ) from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()).encode())
 

@@ -32,14 +32,24 @@ class WindowSampler:
             `recent_episodes` episodes of the split alone.
     """
 
-    def __init__(self, store: EpisodeStore, length: int, batch_size: int, seed: int, split: str = "train",
-                 recent_fraction: float = 0.0, recent_episodes: int = 0):
+    def __init__(
+        self,
+        store: EpisodeStore,
+        length: int,
+        batch_size: int,
+        seed: int,
+        split: str = "train",
+        recent_fraction: float = 0.0,
+        recent_episodes: int = 0,
+    ):
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; it must be one of {sorted(SPLITS)}")
         if length < 1 or batch_size < 1:
             raise ValueError(f"a batch needs at least one window of one action, got {batch_size} windows of {length}")
         if not 0.0 <= recent_fraction <= 1.0 or recent_episodes < 0:
-            raise ValueError(f"recent_fraction={recent_fraction} must be in [0, 1], recent_episodes={recent_episodes} >= 0")
+            raise ValueError(
+                f"recent_fraction={recent_fraction} must be in [0, 1], recent_episodes={recent_episodes} >= 0"
+            )
         if recent_fraction > 0 and recent_episodes == 0:
             raise ValueError(f"recent_fraction={recent_fraction} needs recent_episodes > 0")
         self.store = store
@@ -66,14 +76,16 @@ class WindowSampler:
         layout, length = self.store.layout, self.length
         episodes, starts, maps, first = self._draw_readable(count)
         steps = np.minimum(self._lengths[episodes], length)
-        pictures = {key: torch.empty((count, length + 1, *shape), dtype=torch.uint8)
-                    for key, shape in layout.interface.cameras.items()}
+        pictures = {
+            key: torch.empty((count, length + 1, *shape), dtype=torch.uint8)
+            for key, shape in layout.interface.cameras.items()
+        }
         values = np.empty((count, length + 2, *layout.shapes[VALUES]), np.float32)  # one row before the window
         targets = [(key, tensor.numpy()) for key, tensor in pictures.items()] + [(VALUES, values[:, 1:])]
         ends = (steps + 1).tolist()
         for row, (arrays, begin, end) in enumerate(zip(maps, (first + starts).tolist(), ends, strict=True)):
             for key, target in targets:
-                target[row, :end] = arrays[key][begin:begin + end]
+                target[row, :end] = arrays[key][begin : begin + end]
                 if end <= length:
                     target[row, end:] = target[row, end - 1]
             values[row, 0] = arrays[VALUES][begin - 1]
@@ -98,8 +110,10 @@ class WindowSampler:
         self._terminated = self.store.terminated
         self._ends = np.cumsum(self._lengths[self._episodes])
         if not len(self._episodes):
-            raise ValueError(f"{self.store.folder} has {len(self.store)} episodes and none in the split {self.split!r}: "
-                             "collect at least two with worldmodel collect data=<folder>")
+            raise ValueError(
+                f"{self.store.folder} has {len(self.store)} episodes and none in the split {self.split!r}: "
+                "collect at least two with worldmodel collect data=<folder>"
+            )
 
     def _draw_readable(self, count: int) -> tuple[np.ndarray, np.ndarray, list, np.ndarray]:
         """Episodes and starts of `count` windows, with where their episodes lie; another for each that is damaged."""
@@ -138,6 +152,9 @@ class WindowSampler:
         valid = time < steps[:, None]
         ends = self._terminated[episodes] & (starts + steps == self._lengths[episodes])
         terminated = ends[:, None] & (time == steps[:, None] - 1)
-        return {"terminated": torch.from_numpy(terminated.astype(np.float32)),
-                "valid": torch.from_numpy(valid.astype(np.float32)),
-                "episode": torch.from_numpy(episodes), "start": torch.from_numpy(starts)}
+        return {
+            "terminated": torch.from_numpy(terminated.astype(np.float32)),
+            "valid": torch.from_numpy(valid.astype(np.float32)),
+            "episode": torch.from_numpy(episodes),
+            "start": torch.from_numpy(starts),
+        }

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.data.catalog import Catalog, StoreDamaged
-from worldmodel.data.header import read_header, write_header
+from worldmodel.data.header import make_store, read_header
 from worldmodel.data.index import Record, append_line, cut_index
-from worldmodel.data.layout import VALUES, Layout, plain_json
+from worldmodel.data.layout import VALUES, Layout
 from worldmodel.data.lock import WriterLock, is_held
 from worldmodel.data.moments import Moments
 from worldmodel.data.shards import Shards
 from worldmodel.interface import Interface
+from worldmodel.provenance import plain
 
 SHARD_BYTES = 256 << 20  # a shard closes about here: what one damaged file can cost, 21k frames of 64x64
 
@@ -56,7 +57,6 @@ class EpisodeStore:
         self.layout = Layout(self.interface)
         self.version = 0
         self._shard_rows = max(header["shard_bytes"] // self.layout.bytes_per_row(), 1)
-        self._tables = list(self.layout.shapes)
         self._shards = Shards(self.folder / "shards", self.layout)
         self._catalog = Catalog(self.folder / "index.jsonl", self._shards)
         self.problems = self._catalog.problems
@@ -68,23 +68,13 @@ class EpisodeStore:
             raise
 
     @classmethod
-    def create(cls, folder: str | Path, interface: Interface, meta: dict | None = None,
-               shard_bytes: int = SHARD_BYTES) -> EpisodeStore:
+    def create(
+        cls, folder: str | Path, interface: Interface, meta: dict | None = None, shard_bytes: int = SHARD_BYTES
+    ) -> EpisodeStore:
         """Make an empty store in `folder` and open it for writing. `meta` is any JSON dict (env id, seed, ...).
 
         Raises FileExistsError where there is a store already."""
-        folder = Path(folder)
-        Layout(interface)  # refuses camera keys that can't name a file, before anything is written
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(folder / "writer.lock")
-        try:
-            if (folder / "store.json").exists():
-                raise FileExistsError(f"{folder} holds episodes already: add to them with EpisodeStore.open("
-                                      f"{str(folder)!r}, writable=True), or name another folder")
-            (folder / "index.jsonl").touch()
-            write_header(folder, interface, meta, shard_bytes)
-        finally:
-            lock.close()
+        make_store(Path(folder), interface, meta, shard_bytes)
         return cls(folder, writable=True)
 
     @classmethod
@@ -99,8 +89,10 @@ class EpisodeStore:
         mine, theirs = self.interface.to_dict(), other.to_dict()
         differing = [f"{key}: recorded {mine[key]}, wanted {theirs[key]}" for key in mine if mine[key] != theirs[key]]
         if differing:
-            raise ValueError(f"the episodes in {self.folder} don't fit: {'; '.join(differing)}. Set env.* as they were "
-                             "recorded, or name another folder with data=<folder>")
+            raise ValueError(
+                f"the episodes in {self.folder} don't fit: {'; '.join(differing)}. Set env.* as they were "
+                "recorded, or name another folder with data=<folder>"
+            )
 
     # Reading
 
@@ -142,7 +134,7 @@ class EpisodeStore:
 
         Keys and shapes as in `append`, so that a whole episode can be appended to another store. `terminated` and
         `truncated` are true only if the slice reaches the episode's end. Raises StoreDamaged."""
-        entry = self._entry(episode)
+        entry = self._catalog.entry(episode)
         length = int(entry["length"])
         stop = length if stop is None else stop
         if not 0 <= start <= stop <= length:
@@ -157,30 +149,13 @@ class EpisodeStore:
         """Checked read-only views into the memory maps, `[T+1, ...]` for every table of `Layout` (or only `table`).
 
         Nothing is copied: copy what you keep. Raises StoreDamaged."""
-        entry = self._entry(episode)
-        shard, row, end = int(entry["shard"]), int(entry["row"]), int(entry["row"] + entry["length"] + 1)
-        arrays = self._map(shard)
-        result = {name: arrays[name][row:end] for name in ([table] if table else self._tables)} if arrays else {}
-        for name, view in result.items():
-            which = self._tables.index(name)
-            if not entry["checked"][which] and zlib.crc32(view) != entry["crc"][which]:
-                self._catalog.condemn(shard, f"{self._shards.path(shard, name)} is not what was written (checksum of "
-                                             f"episode number {entry['number']})")
-                break
-            entry["checked"][which] = True
-        if shard in self._catalog.damaged:
-            raise StoreDamaged(f"episode {episode} can't be read: {self._catalog.damaged[shard]}")
-        return result
+        return self._catalog.rows(episode, table)
 
     def locate(self, episodes: np.ndarray) -> tuple[list[dict[str, np.ndarray] | None], np.ndarray]:
         """For every index in `episodes` the memory maps of its shard, table to array, and its first row there, int64.
 
         What samplers use: checks what was not checked before, and gives None in place of the maps of damaged shards."""
-        entries = self._catalog.entries
-        for episode in episodes[~entries["checked"][episodes].all(axis=1)]:
-            with contextlib.suppress(StoreDamaged):
-                self.rows(episode)
-        return [self._map(shard) for shard in entries["shard"][episodes].tolist()], entries["row"][episodes]
+        return self._catalog.locate(episodes)
 
     def verify(self) -> list[str]:
         """Check the checksum of every byte now (2.5 GB/s once the disk has given them); returns `problems`."""
@@ -225,9 +200,16 @@ class EpisodeStore:
         shard, row = self._catalog.place(len(rows[VALUES]), self._shard_rows)
         reward = rows[VALUES][:-1, self.layout.columns["reward"]].astype(np.float64)
         record = Record(
-            self._catalog.next_number, shard, row, len(reward), bool(episode["terminated"]), bool(episode["truncated"]),
+            self._catalog.next_number,
+            shard,
+            row,
+            len(reward),
+            bool(episode["terminated"]),
+            bool(episode["truncated"]),
             (float(reward.sum()), float(np.square(reward).sum())),
-            {table: zlib.crc32(array) for table, array in rows.items()}, plain_json(episode.get("info"), "info"))
+            {table: zlib.crc32(array) for table, array in rows.items()},
+            plain(episode.get("info") or {}),
+        )
         line, start = record.to_line(), self._catalog.end
         try:
             self._shards.write(shard, row, rows)
@@ -236,9 +218,12 @@ class EpisodeStore:
             with contextlib.suppress(OSError):  # what stays is behind every named byte: the next append overwrites it
                 self._catalog.cut_unnamed()
             if isinstance(error, OSError):
-                raise OSError(error.errno, f"{error.strerror}: an episode of {len(reward)} steps does not fit into "
-                              f"{self.folder}, which is left as it was. Free some space, or name a folder on a larger "
-                              "disk with run=<folder> or data=<folder>") from error
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}: an episode of {len(reward)} steps can't be written to "
+                    f"{self.folder}, which is left as it was. Free some space, or name a folder on a larger "
+                    "disk with run=<folder> or data=<folder>",
+                ) from error
             raise
         self._catalog.add(record, start, line, checked=True)
         self.version += 1
@@ -250,8 +235,10 @@ class EpisodeStore:
         No reader may have the dropped episodes open. Raises ValueError where the store has fewer."""
         self._require_writable("truncate")
         if not 0 <= episodes <= len(self):
-            raise ValueError(f"{self.folder} has {len(self)} readable episodes and can't be cut back to {episodes}. "
-                             f"{'; '.join(self.problems)}")
+            raise ValueError(
+                f"{self.folder} has {len(self)} readable episodes and can't be cut back to {episodes}. "
+                f"{'; '.join(self.problems)}"
+            )
         entries = self._catalog.entries[:episodes]
         end = int(entries["line_end"][-1]) if episodes else 0
         last = int(entries["shard"][-1]) if episodes else -1
@@ -293,28 +280,20 @@ class EpisodeStore:
         self._privileged, self._counted = Moments(), 0
         self.version += 1
         if not catalog.path.exists():
-            raise StoreDamaged(f"{catalog.path} is missing, and with it where every episode lies: restore it from a copy")
+            raise StoreDamaged(
+                f"{catalog.path} is missing, and with it where every episode lies: restore it from a copy"
+            )
         _, unfinished = catalog.extend()
-        catalog.settle(unfinished, writing=self._lock is not None, expected=truncated,
-                       writer_at_work=lambda: is_held(self.folder / "writer.lock"))
-
-    def _map(self, shard: int) -> dict[str, np.ndarray] | None:
-        """The memory maps of a shard, None where it is damaged."""
-        if shard in self._catalog.damaged:
-            return None
-        try:
-            return self._shards.arrays(shard, self._catalog.shard_rows[shard])
-        except (OSError, ValueError) as error:  # a file went away or shrank since the store was opened
-            self._catalog.condemn(shard, f"shard {shard:06d} of {self.folder} can't be mapped ({error})")
-            return None
-
-    def _entry(self, episode: int) -> np.void:
-        if not -len(self) <= episode < len(self):
-            raise IndexError(f"episode {episode} of {self.folder}, which has {len(self)}")
-        return self._catalog.entries[episode]
+        catalog.settle(
+            unfinished,
+            writing=self._lock is not None,
+            expected=truncated,
+            writer_at_work=lambda: is_held(self.folder / "writer.lock"),
+        )
 
     def _require_writable(self, verb: str) -> None:
         if self._lock is None:
-            raise PermissionError(f"{self.folder} is open for reading and can't {verb}: "
-                                  f"EpisodeStore.open({str(self.folder)!r}, writable=True)")
-
+            raise PermissionError(
+                f"{self.folder} is open for reading and can't {verb}: "
+                f"EpisodeStore.open({str(self.folder)!r}, writable=True)"
+            )

@@ -18,6 +18,7 @@ def rotary_angles(position: Tensor, dim: int, base: float = 100.0) -> tuple[Tens
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the halves of `x [..., dim]` by the angles `[..., dim / 2]` (broadcast)."""
     first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
@@ -40,7 +41,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     scores = scores * dim**-0.5
     if mask is not None:
         scores = scores + mask.repeat(1, 1, groups, 1)
-    return (scores.softmax(-1) @ value).view(batch, heads, length, dim)
+    return (scores.softmax(-1) @ value).reshape(batch, heads, length, dim)
 
 
 def shared_prefix_attention(
@@ -80,4 +81,4 @@ def shared_prefix_attention(
     past = past.reshape(batch, candidates, kv_heads, queries, prefix).transpose(1, 2)
     past = past.reshape(batch, kv_heads, candidates * queries, prefix) @ prefix_value
     past = past.view(batch, kv_heads, candidates, queries, dim).transpose(1, 2).reshape(rows, kv_heads, queries, dim)
-    return (past + own @ value).view(rows, heads, length, dim)
+    return (past + own @ value).reshape(rows, heads, length, dim)

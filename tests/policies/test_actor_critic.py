@@ -1,0 +1,104 @@
+"""Lambda-returns, actor and critic: against hand-written loops, and on a problem with a known answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from policies.actor_critic import Actor, ActorCritic, ActorCriticConfig
+from worldmodel import Interface, ModelConfig, WorldModel
+from worldmodel.kernels.lambda_return import lambda_return
+from worldmodel.transition import Prediction
+
+
+def by_hand(rewards, continues, values, discount, trace):
+    """The recursion of the lambda-return as n-step returns, written out."""
+    out = []
+    for t in range(len(rewards)):
+        total, weight = 0.0, 1.0
+        for n in range(1, len(rewards) - t + 1):  # n-step return from t
+            n_step, alive = 0.0, 1.0
+            for k in range(n):
+                n_step += alive * rewards[t + k]
+                alive *= discount * continues[t + k]
+            n_step += alive * values[t + n]
+            last = n == len(rewards) - t
+            share = trace ** (n - 1) if last else (1 - trace) * trace ** (n - 1)
+            total += share * n_step
+        out.append(total)
+    return out
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("ends", [[1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0.3, 1, 0.9, 1]])
+def test_lambda_return_equals_the_mixture_of_n_step_returns(trace, ends):
+    g = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(1, 5, generator=g), torch.randn(1, 6, generator=g)
+    continues = torch.tensor([ends], dtype=torch.float32)
+    expected = by_hand(rewards[0].tolist(), ends, values[0].tolist(), 0.9, trace)
+    assert torch.allclose(lambda_return(rewards, continues, values, 0.9, trace)[0], torch.tensor(expected), atol=1e-5)
+
+
+def test_nothing_after_an_episodes_end_reaches_its_return():
+    rewards, values = torch.tensor([[1.0, 2.0, 100.0]]), torch.full((1, 4), 50.0)
+    continues = torch.tensor([[1.0, 0.0, 1.0]])
+    assert torch.allclose(lambda_return(rewards, continues, values, 1.0, 1.0), torch.tensor([[3.0, 2.0, 150.0]]))
+
+
+def test_lambda_return_has_the_right_gradients():
+    inputs = [torch.randn(2, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)]
+    inputs = [x.requires_grad_() for x in inputs]
+    assert torch.autograd.gradcheck(lambda r, c, v: lambda_return(r, c, v, 0.9, 0.8), inputs)
+
+
+def test_actions_stay_in_bounds_and_discrete_ones_are_one_hot_with_a_gradient():
+    torch.manual_seed(0)
+    features = 100 * torch.randn(50, 6)
+    action, _ = Actor(6, 3, False, 16)(features, sample=True)
+    assert action.abs().max() <= 1
+    actor = Actor(6, 3, True, 16)
+    action, entropy = actor(features, sample=True, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(action.detach().sum(-1), torch.ones(50))
+    assert torch.allclose(action.detach().amax(-1), torch.ones(50))
+    (action * torch.randn(50, 3)).sum().backward()
+    assert actor.net[0].weight.grad.abs().sum() > 0
+    assert (entropy >= 0).all()
+
+
+class Walk:
+    """Transition of a point that an action moves and whose reward is highest at 0: the model's part that is known."""
+
+    reward_scale = torch.ones(())
+
+    def __call__(self, belief, latent, action):
+        moved = latent + 0.5 * action[:, None, :1]
+        return Prediction(moved, moved[None], -moved[:, 0, 0].square(), torch.full((len(latent),), 10.0))
+
+
+def test_actor_learns_to_go_to_the_reward_in_imagination():
+    torch.manual_seed(0)
+    interface = Interface(cameras={"image": (16, 16, 3)}, action_dim=1)
+    model = WorldModel(interface, ModelConfig(latent_dim=1, width=16, layers=1, heads=2, kv_heads=1, window=2, ensemble=1,
+                                              head_width=8, channels=(8, 8, 8), feature_width=8))  # fmt: skip
+    model.eval().requires_grad_(False)
+    real = SimpleNamespace(transition=Walk(), extend=model.extend, features=model.features)
+    behavior = ActorCritic(model.feature_dim, 1, False, ActorCriticConfig(width=32, horizon=6, learning_rate=3e-3))
+    behavior.set_reward_scale(1.0)
+    optimizer = torch.optim.Adam(behavior.parameters(), lr=3e-3)
+    for _ in range(150):
+        latents = torch.randn(64, 1, 1, 1) * 2
+        beliefs, cache = model.observe_window(latents, torch.zeros(64, 1, 1))
+        losses = behavior(real, model.belief.remember(cache, latents, beliefs))
+        optimizer.zero_grad()
+        (losses["actor_loss"] + losses["critic_loss"]).backward()
+        optimizer.step()
+        behavior.update_target()
+    latents = torch.linspace(-2, 2, 9).view(9, 1, 1, 1)
+    beliefs, _ = model.observe_window(latents, torch.zeros(9, 1, 1))
+    action, _ = behavior.actor(model.features(beliefs[:, 0], latents[:, 0]))
+    wanted = -latents[:, 0, 0]
+    assert (action[wanted.abs() > 0.9].sign() == wanted[wanted.abs() > 0.9].sign()).all()
+    value = behavior.value(model.features(beliefs[:, 0], latents[:, 0]))
+    assert value[4] > value[0] + 1 and value[4] > value[-1] + 1  # the middle is worth more than the edges

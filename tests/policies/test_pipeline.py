@@ -1,0 +1,139 @@
+"""The training run: killed anywhere it goes on to the same numbers, stops on NaN, and learns from given data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+from policies.agent import Agent
+from policies.pipeline import train
+from worldmodel.checkpoint import find_checkpoint, read_meta
+from worldmodel.data import EpisodeStore
+from worldmodel.metrics import read_metrics
+from worldmodel.progress import Progress
+from worldmodel.trainer import Diverged
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "preset=debug", "env.image_size=16", "training.collect.steps=120", "training.pretrain.updates=130",
+    "training.imagine.updates=6", "training.online.steps=60", "training.validation_episodes=1", "eval.episodes=1",
+    "eval.max_steps=10", "logging.checkpoint_minutes=0", "logging.wandb=disabled", "env.max_episode_steps=30",
+    "logging.video_every=0", "planner.samples=16", "planner.elites=4", "planner.proposals=2",
+]  # fmt: skip
+
+
+def configured(*overrides: str) -> dict:
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from scripts import settings  # noqa: F401  registers the resolver of the run folder's name
+
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("train", overrides=[*TINY, "run=unused", *overrides])
+    config = OmegaConf.to_container(config, resolve=True)
+    config.pop("hydra", None)
+    return config
+
+
+def run(folder: Path, *overrides: str) -> dict | None:
+    config = configured(*overrides)
+    make = {key: value for key, value in config["env"].items()}
+    return train(config, folder, partial(envs.make_vector, **make), partial(envs.make, **make), Progress(quiet=True))
+
+
+def numbers(folder: Path) -> list[dict]:
+    """All that metrics.jsonl says but the wall time."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    agent = Agent.load(folder / "checkpoints" / "last")
+    return agent.model.state_dict() | {f"b.{k}": v for k, v in agent.behavior.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    run(folder)
+    return folder
+
+
+def test_a_run_leaves_everything_that_it_promises(unbroken):
+    for name in ("config.yaml", "versions.json", "metrics.jsonl", "eval.json", "curves.png", "videos/final.mp4"):
+        assert (unbroken / name).stat().st_size > 0, name
+    results = json.loads((unbroken / "eval.json").read_text())
+    assert set(results["policies"]) == {"actor", "planner", "random", "hold_still"}
+    phases = {line["phase"] for line in numbers(unbroken)}
+    assert {"pretrain", "online", "evaluate"} <= phases
+    assert find_checkpoint(unbroken).name.isdigit()
+
+
+def test_the_same_seed_gives_the_same_numbers(unbroken, tmp_path):
+    run(tmp_path / "again")
+    assert numbers(tmp_path / "again") == numbers(unbroken)
+
+
+@pytest.mark.parametrize("delay", [-1.0, 0.0, 1.0, 2.5])
+def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, tmp_path, delay):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "scripts.train", *TINY, f"run={folder}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    # -1: before the first checkpoint, while the first episodes are collected
+    last = folder / "checkpoints" / "last" if delay >= 0 else folder / "data" / "index.jsonl"
+    limit = time.monotonic() + 90
+    while not last.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(max(delay, 0))
+    os.killpg(process.pid, signal.SIGKILL)
+    error = process.communicate()[1]
+    assert last.exists(), error.decode()
+
+    run(folder, "resume=true")
+    assert numbers(folder) == numbers(unbroken)
+    mine, theirs = weights(folder), weights(unbroken)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(Diverged, match="the last good checkpoint is .*checkpoints"):
+        run(tmp_path / "run", "training.optimizer.learning_rate=1e18", "training.optimizer.warmup=120")
+    meta = read_meta(find_checkpoint(tmp_path / "run"))
+    assert meta["model_updates"] < 130
+    good = Agent.load(tmp_path / "run")
+    assert all(torch.isfinite(p).all() for p in good.model.parameters())
+
+
+def test_offline_training_leaves_the_data_as_it_is(unbroken, tmp_path):
+    data = unbroken / "data"
+    before = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    run(tmp_path / "offline", f"data={data}", "training.pretrain.updates=20", "training.online.rounds=1")
+    assert {p: p.read_bytes() for p in data.rglob("*") if p.is_file()} == before
+    assert not (tmp_path / "offline" / "data").exists()
+    assert len(EpisodeStore.open(data)) > 0
+
+
+@pytest.mark.parametrize("env", ["Acrobot-v1", "worldmodel/Reacher-v0"])
+def test_other_envs_run_from_start_to_end(tmp_path, env):
+    done = run(tmp_path / "run", f"env.id={env}", "training.online.rounds=1", "training.pretrain.updates=10")
+    assert done["results"]["policies"]["actor"]["episodes"]
+
+
+def test_states_alone_need_no_pictures(tmp_path):
+    done = run(tmp_path / "run", "env.id=InvertedPendulum-v5", "env.observation=state", "training.online.rounds=1",
+               "training.pretrain.updates=10")  # fmt: skip
+    agent = Agent.load(tmp_path / "run")
+    assert agent.model.decoder is None and agent.interface.state_dim == 4
+    assert done["paths"]["video"].stat().st_size > 0

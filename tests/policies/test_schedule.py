@@ -1,0 +1,46 @@
+"""The schedule of a run: what is done, how often, and what random numbers hang on."""
+
+from __future__ import annotations
+
+from policies.schedule import UPDATES_PER_CHUNK, chunk_seed, round_updates, schedule
+
+TRAINING = {
+    "batch_size": 10,
+    "window": 10,
+    "collect": {"steps": 500},
+    "pretrain": {"updates": 250},
+    "imagine": {"updates": 30},
+    "online": {"rounds": 3, "steps": 200, "train_ratio": 16, "behavior_ratio": 0.5},
+}
+
+
+def amount(chunks, kind):
+    return sum(chunk.amount for chunk in chunks if chunk.kind == kind)
+
+
+def test_train_ratio_is_replayed_over_collected_transitions():
+    learn, behave = round_updates(TRAINING)
+    assert learn * 10 * 10 / 200 == 16
+    assert behave == learn // 2
+
+
+def test_every_phase_has_its_work_in_small_chunks():
+    chunks = schedule(TRAINING, offline=False)
+    assert [c.kind for c in chunks[:2]] == ["collect", "learn"]
+    assert amount(chunks, "collect") == 500 and amount(chunks, "act") == 600
+    assert amount(chunks, "learn") == 250 + 3 * 32 and amount(chunks, "behave") == 30 + 3 * 16
+    assert max(c.amount for c in chunks if c.kind in ("learn", "behave")) <= UPDATES_PER_CHUNK
+    assert chunks[-1].kind == "validate"
+
+
+def test_offline_does_the_same_updates_and_touches_no_env_but_to_validate():
+    online, offline = schedule(TRAINING, offline=False), schedule(TRAINING, offline=True)
+    assert {c.kind for c in offline} == {"learn", "behave", "validate"}
+    for kind in ("learn", "behave"):
+        assert amount(online, kind) == amount(offline, kind)
+
+
+def test_chunks_and_processes_have_seeds_of_their_own():
+    seeds = {chunk_seed(seed, chunk, rank) for seed in range(3) for chunk in range(50) for rank in range(2)}
+    assert len(seeds) == 300
+    assert chunk_seed(1, 2, 0) == chunk_seed(1, 2, 0)
