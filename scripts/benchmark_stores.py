@@ -69,50 +69,40 @@ def random_starts(random: np.random.Generator, episodes: int) -> np.ndarray:
     return random.integers(0, episodes, BATCH) * (STEPS + 1) + random.integers(0, STEPS + 2 - WINDOW, BATCH)
 
 
-# Ours
-
-
-def write_ours(folder: Path, episodes: int) -> None:
-    from worldmodel.data import EpisodeStore
+def our_candidates() -> list[Candidate]:
+    from worldmodel.data import EpisodeStore, WindowSampler
     from worldmodel.interface import Interface
 
-    interface = Interface(cameras={"image": (64, 64, 3)}, state_dim=STATE, action_dim=ACTION)
-    with EpisodeStore.create(folder, interface) as store:
-        for rows in episodes_of(episodes):
-            ends = {"terminated": False, "truncated": True}
-            store.append({**rows, "action": rows["action"][:-1], "reward": rows["reward"][:-1], **ends})
+    def write(folder: Path, episodes: int) -> None:
+        interface = Interface(cameras={"image": (64, 64, 3)}, state_dim=STATE, action_dim=ACTION)
+        with EpisodeStore.create(folder, interface) as store:
+            for rows in episodes_of(episodes):
+                ends = {"terminated": False, "truncated": True}
+                store.append({**rows, "action": rows["action"][:-1], "reward": rows["reward"][:-1], **ends})
 
+    def gather(store: EpisodeStore, random: np.random.Generator) -> Iterator[dict]:
+        """The same work as the others: windows of four arrays."""
+        columns = store.layout.columns
+        while True:
+            maps, first = store.locate(random.integers(0, len(store), BATCH))
+            rows = first + random.integers(0, STEPS + 2 - WINDOW, BATCH)
+            image = np.empty((BATCH, WINDOW, 64, 64, 3), np.uint8)
+            values = np.empty((BATCH, WINDOW, *store.layout.shapes["values"]), np.float32)
+            for window, (arrays, row) in enumerate(zip(maps, rows.tolist(), strict=True)):
+                image[window] = arrays["image"][row : row + WINDOW]
+                values[window] = arrays["values"][row : row + WINDOW]
+            yield {"image": image, **{key: np.ascontiguousarray(values[..., columns[key]]) for key in columns}}
 
-def open_ours(folder: Path):
-    from worldmodel.data import EpisodeStore
+    def train(store: EpisodeStore, random: np.random.Generator) -> Iterator[dict]:
+        """What training calls: all tensors of WindowSampler."""
+        sampler = WindowSampler(store, WINDOW - 1, BATCH, seed=int(random.integers(2**31)))
+        while True:
+            yield sampler.sample()
 
-    return EpisodeStore.open(folder)
-
-
-def sample_ours(store, random: np.random.Generator) -> Iterator[dict]:
-    """The same work as the others: windows of four arrays, gathered."""
-    columns = store.layout.columns
-    while True:
-        maps, first = store.locate(random.integers(0, len(store), BATCH))
-        rows = first + random.integers(0, STEPS + 2 - WINDOW, BATCH)
-        image = np.empty((BATCH, WINDOW, 64, 64, 3), np.uint8)
-        values = np.empty((BATCH, WINDOW, *store.layout.shapes["values"]), np.float32)
-        for window, (arrays, row) in enumerate(zip(maps, rows.tolist(), strict=True)):
-            image[window] = arrays["image"][row : row + WINDOW]
-            values[window] = arrays["values"][row : row + WINDOW]
-        yield {"image": image, **{key: np.ascontiguousarray(values[..., columns[key]]) for key in columns}}
-
-
-def sample_ours_for_training(store, random: np.random.Generator) -> Iterator[dict]:
-    """What training calls: the ten tensors of WindowSampler."""
-    from worldmodel.data import WindowSampler
-
-    sampler = WindowSampler(store, WINDOW - 1, BATCH, seed=int(random.integers(2**31)))
-    while True:
-        yield sampler.sample()
-
-
-# zarr
+    return [
+        Candidate("ours", write, EpisodeStore.open, gather),
+        Candidate("ours, sampler", write, EpisodeStore.open, train),
+    ]
 
 
 def zarr_candidate(name: str, **compression) -> Candidate:
@@ -138,10 +128,7 @@ def zarr_candidate(name: str, **compression) -> Candidate:
     return Candidate(name, write, lambda folder: zarr.open_group(folder, mode="r"), sample)
 
 
-# lance
-
-
-def lance_candidate(name: str) -> Candidate:
+def lance_candidate() -> Candidate:
     import lance
     import pyarrow as pa
 
@@ -167,13 +154,10 @@ def lance_candidate(name: str) -> Candidate:
                 for key, (shape, _) in SHAPES.items()
             }
 
-    return Candidate(name, write, lambda folder: lance.dataset(str(folder)), sample)
+    return Candidate("lance", write, lambda folder: lance.dataset(str(folder)), sample)
 
 
-# tensordict
-
-
-def tensordict_candidate(name: str) -> Candidate:
+def tensordict_candidate() -> Candidate:
     import torch
     from tensordict import TensorDict
 
@@ -195,20 +179,17 @@ def tensordict_candidate(name: str) -> Candidate:
                 for key, tensor in tensors.items()
             }
 
-    return Candidate(name, write, TensorDict.load_memmap, sample)
+    return Candidate("tensordict", write, TensorDict.load_memmap, sample)
 
 
 def candidates() -> tuple[list[Candidate], list[str]]:
     """Every store that is installed, ours first, and the names of the packages that are missing."""
     makers = {
         "zarr": lambda: [zarr_candidate("zarr, zstd"), zarr_candidate("zarr, raw", compressors=None)],
-        "lance": lambda: [lance_candidate("lance")],
-        "tensordict": lambda: [tensordict_candidate("tensordict")],
+        "lance": lambda: [lance_candidate()],
+        "tensordict": lambda: [tensordict_candidate()],
     }
-    found = [
-        Candidate("ours", write_ours, open_ours, sample_ours),
-        Candidate("ours, sampler", write_ours, open_ours, sample_ours_for_training),
-    ]
+    found = our_candidates()
     here = [module for module in makers if importlib.util.find_spec(module)]
     for module in here:
         found += makers[module]()

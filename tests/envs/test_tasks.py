@@ -123,12 +123,14 @@ def test_an_upright_cartpole_earns_four_a_step_and_less_while_it_moves_or_is_pus
 
 
 def test_the_picture_shows_the_state_that_is_told_with_it():
-    """A pole that turns fast is drawn where it is after the last physics step, not one step before."""
-    env = envs.make("worldmodel/CartpoleSwingup-v0")
-    env.reset(seed=0, options={"state": np.array([0, 1.0, 0, 12.0])})
-    shown, *_ = env.step(np.zeros(1, np.float32))
+    """An arm that turns fast is drawn where it is after the last physics step, not one step before."""
+    env = envs.make("worldmodel/Reacher-v0")
+    goal = np.array([0.1, 0.1])
+    env.reset(seed=0, options={"state": np.array([0, 1.0, 20.0, 0]), "goal": goal})
+    shown, *_ = env.step(np.zeros(2, np.float32))
     state = np.concatenate([env.unwrapped.data.qpos, env.unwrapped.data.qvel])
-    np.testing.assert_array_equal(env.reset(options={"state": state})[0]["image"], shown["image"])
+    again, _ = env.reset(options={"state": state, "goal": goal})
+    np.testing.assert_array_equal(again["image"], shown["image"])
     env.close()
 
 
