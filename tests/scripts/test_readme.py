@@ -31,11 +31,12 @@ README = ROOT / "README.md"
 SHOWN = {"text", "console", "json", "toml", "mermaid"}
 LIMIT_S = 280  # of one command; alone on two cores the longest takes 40
 TINY = ["env.max_episode_steps=20", "training.collect.steps=200", "training.pretrain.updates=3",
-        "training.imagine.updates=2", "training.online.rounds=1", "eval.episodes=1", "eval.max_steps=10",
-        "logging.wandb=disabled"]  # fmt: skip
+        "training.imagine.updates=2", "training.online.rounds=1", "training.online.steps=40",
+        "training.validation_episodes=1", "eval.episodes=1", "eval.max_steps=10", "logging.wandb=disabled"]  # fmt: skip
+SIZE = "env.image_size=32"  # preset=debug's
 
-# What a command is replaced by, and why. An action takes the command and the folder it runs in, and gives the command to
-# run instead, or None.
+# What a command is replaced by, and why. An action takes the command and the folder it runs in, and gives the command
+# to run instead, or None.
 RULES = [
     (r"pip install", lambda command, folder: require_extras(command),
      "takes minutes and changes this environment; instead, the extras must be those of pyproject.toml"),
@@ -57,7 +58,7 @@ RULES = [
     (r"worldmodel record", lambda command, folder: with_settings(command, "record.max_steps=40"),
      "a planner's film takes minutes"),
     (r"worldmodel collect",
-     lambda command, folder: with_settings(command, "collect.steps=200", "env.max_episode_steps=20", "env.image_size=32"),
+     lambda command, folder: with_settings(command, "collect.steps=200", "env.max_episode_steps=20", SIZE),
      "minutes prove no more than seconds; pictures of the debug preset's size, so that it can train on them"),
     (r"python -m scripts\.benchmark", lambda command, folder: f"{command} --help",
      "measures for minutes, and on a busy machine the wrong thing"),

@@ -1,6 +1,7 @@
 """Episodes come back from disk as they went in, for one writer, many readers and a run that resumes."""
 
 import json
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -105,9 +106,9 @@ def test_frames_stay_on_disk_as_read_only_memory_maps(tmp_path):
     fill(tmp_path / "data")
     view = EpisodeStore.open(tmp_path / "data").rows(1)["image"]
     base = view
-    while not isinstance(base, np.memmap):
+    while isinstance(base, np.ndarray):
         base = base.base
-    assert base.filename == (tmp_path / "data/shards/000000/image.bin").absolute()
+    assert isinstance(base, mmap.mmap) and base.size() == (tmp_path / "data/shards/000000/image.bin").stat().st_size
     with pytest.raises(ValueError, match="read-only"):
         view[0] = 0
 

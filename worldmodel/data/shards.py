@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from collections import OrderedDict
@@ -12,7 +13,7 @@ import numpy as np
 from worldmodel.data.index import sync_folder, write_all
 from worldmodel.data.layout import Layout
 
-MAPPED_SHARDS = 64  # a map holds a file handle; 64 shards of 256 MiB are 16 GiB of frames mapped at once
+MAPPED_FILES = 128  # a map holds a file handle, of which macOS gives 256; of one camera, 64 shards or 16 GiB at once
 
 
 class Shards:
@@ -20,7 +21,9 @@ class Shards:
 
     def __init__(self, folder: Path, layout: Layout):
         self.folder = folder
+        self._folder = f"{folder}/"
         self.layout = layout
+        self._most = max(MAPPED_FILES // len(layout.shapes), 1)
         self._maps: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
         self._writing: tuple[int, dict] | None = None
 
@@ -45,15 +48,18 @@ class Shards:
     def arrays(self, shard: int, rows: int) -> dict[str, np.ndarray]:
         """Read-only memory maps of at least `rows` rows of a shard, by table; nothing is read until it is touched.
 
-        The least recently used map is closed once more than `MAPPED_SHARDS` shards are mapped."""
+        The least recently used maps are closed once there are more than `MAPPED_FILES`."""
         arrays = self._maps.get(shard)
         if arrays is None or len(arrays["values"]) < rows:
             arrays = {}
             for table, shape in self.layout.shapes.items():
-                mapped = np.memmap(self.path(shard, table), self.layout.dtypes[table], mode="r", shape=(rows, *shape))
-                arrays[table] = mapped.view(np.ndarray)  # plain views slice three times faster than np.memmap
+                # numpy.memmap does the same, but resolves the path and slices slowly: 150 us against 10 us a window
+                with open(f"{self._folder}{shard:06d}/{table}.bin", "rb", buffering=0) as file:
+                    size = rows * self.layout.row_bytes(table)
+                    mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                arrays[table] = np.ndarray((rows, *shape), self.layout.dtypes[table], mapped)
             self._maps[shard] = arrays
-            if len(self._maps) > MAPPED_SHARDS:
+            if len(self._maps) > self._most:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)
         return arrays
