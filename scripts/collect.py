@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from scripts.assemble import chosen_policy, env_factories, look_at, make_policy, with_checkpoint
+from scripts.help import console
 from scripts.verb import resolved, verb
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 @verb("collect")
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Append at least `collect.steps` agent steps to the store in `data`, and print what was added."""
-    from rich.console import Console
-
     from policies.collect import collect
     from policies.pipeline import COLLECTION_SEED
     from worldmodel.data import check_disk, footprint
@@ -29,17 +28,17 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     config, agent = with_checkpoint(config, overrides)
     config, name = resolved(config), chosen_policy()
     make_vector, make_env = env_factories(config)
-    wanted, console = config.collect, Console(highlight=False)
+    wanted, out = config.collect, console()
     interface, neutral_action = look_at(make_env)
     need = footprint(interface, wanted.steps)
     free = check_disk(config.data, need["disk_bytes"], "data=<a folder on a larger disk>, or fewer collect.steps")
-    console.print(
+    out.print(
         f"{wanted.steps:,} steps take {_size(need['disk_bytes'])} of disk ({_size(free)} free) "
         f"and {_size(need['ram_bytes'])} of memory"
     )
     store = _open(Path(config.data), interface, {"env": config.env.id, "command": ["worldmodel collect", *overrides]})
     for problem in store.problems:
-        console.print(f"warning: {problem}", markup=False)
+        out.print(f"warning: {problem}", markup=False)
     first = COLLECTION_SEED * (1 + config.seed) + len(store)  # evaluation's seeds lie far below
     policy = make_policy(name, config.policy, agent, interface, neutral_action, first)
     vector_env = make_vector(wanted.envs, workers=wanted.workers)
@@ -53,12 +52,12 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             broad_fraction=wanted.broad_fraction,
             max_steps=wanted.max_steps,
             name=name,
-            progress=Progress(console),
+            progress=Progress(out),
         )
     finally:
         vector_env.close()
         store.close()
-    console.print(_table(added, store, config.data))
+    out.print(_table(added, store, config.data))
 
 
 def _open(folder: Path, interface: Interface, meta: dict) -> EpisodeStore:

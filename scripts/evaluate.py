@@ -17,6 +17,7 @@ from scripts.assemble import (
     policy_options,
     with_checkpoint,
 )
+from scripts.help import console
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.verb import resolved, verb
 
@@ -24,8 +25,6 @@ from scripts.verb import resolved, verb
 @verb("evaluate")
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Write `folder/eval.json` and print it as a table; with `from`, say whether it agrees with that file."""
-    from rich.console import Console
-
     from policies.evaluate import compare, evaluate, format_table
     from worldmodel.progress import Progress
     from worldmodel.provenance import write_json
@@ -43,7 +42,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     make_vector, make_env = env_factories(config)
     interface, neutral_action = look_at(make_env)
     options = {name: config.policy if name == chosen else policy_options(name, config) for name in names}
-    console = Console()
+    out = console()
     result = evaluate(
         {name: make_policy(name, options[name], agent, interface, neutral_action, config.seed) for name in names},
         make_vector,
@@ -58,13 +57,13 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             "checkpoint": None if agent is None else str(agent.path),
             "config": OmegaConf.to_container(config),
         },
-        progress=Progress(console),
+        progress=Progress(out),
     )
     path = write_json(folder / "eval.json", result)
-    console.print(format_table(result, {"results": path}))
+    out.print(format_table(result, {"results": path}))
     if old is not None:
         verdict = compare(old, result)
-        console.print(f"{config['from']} {verdict['message']}", markup=False, soft_wrap=True)
+        out.print(f"{config['from']} {verdict['message']}", markup=False, soft_wrap=True)
         sys.exit(0 if verdict["agrees"] else 1)
 
 

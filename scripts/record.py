@@ -7,14 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from scripts.assemble import chosen_policy, env_factories, look_at, make_policy, with_checkpoint
+from scripts.help import console
 from scripts.verb import resolved, verb
 
 
 @verb("record")
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Write `folder/videos/<policy>_<seed>.mp4` for each episode, and print the paths."""
-    from rich.console import Console
-
     from policies.rollout import film
     from policies.video import View, record
 
@@ -24,11 +23,11 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     interface, neutral_action = look_at(make_env)
     policy = make_policy(name, config.policy, agent, interface, neutral_action, config.seed)
     view = (lambda episode, open_loop_step: View()) if agent is None else agent.view
-    wanted, console = config.record, Console()
+    wanted, out = config.record, console()
     vector_env = make_vector(1)
     try:
         for seed in range(wanted.seed, wanted.seed + wanted.episodes):
-            with console.status(f"filming {name}, seed {seed}"):
+            with out.status(f"filming {name}, seed {seed}"):
                 episode, pictures = film(policy, vector_env, seed, wanted.size, wanted.max_steps, name=name)
                 made = record(
                     view,
@@ -42,7 +41,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
                 )
             error = "" if made["dream_error"] is None else f"  dream's error {made['dream_error']:.1f} of 255"
             line = f"{made['path']}  {made['frames']} frames  return {episode['info']['return']:.1f}{error}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     finally:
         vector_env.close()
 

@@ -173,6 +173,15 @@ def check(verb: str, overrides: list[str], multirun: bool = False, config_dir: s
     return [checked[text][0] if text in checked else text for text in overrides]
 
 
+def folder_names(overrides: list[str]) -> str:
+    """The override that names the folder of each job of a sweep after what differs between the jobs, and that alone."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create(config_loader=_loader()).parse_overrides(overrides)
+    same = [override.key_or_group for override in parsed if not override.is_sweep_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"
+
+
 def _values(override) -> list:
     """Every value that an override gives its key; one, unless it is a sweep that can be listed."""
     if not override.is_sweep_override():

@@ -57,6 +57,8 @@ def _main(name: str, job: Callable) -> None:
             show_verb(settings.catalogue(name, overrides, arguments.config_dir))
             return
         overrides = settings.check(name, overrides, arguments.multirun, arguments.config_dir)
+        if arguments.multirun:
+            overrides.append(settings.folder_names(overrides))
     except settings.SettingsError as error:
         _fail(command, f"{error}\nall keys: {command} --help", 2)
     except Exception as error:

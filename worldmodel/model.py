@@ -29,7 +29,7 @@ class WorldModel(nn.Module):
         self.action_in = nn.Linear(interface.action_dim, width, bias=False)
         self.place = nn.Parameter(torch.zeros(tokens, width))
         self.belief = BeliefTransformer(width, config.layers, config.heads, config.kv_heads, config.window)
-        self.transition = Transition(tokens, dim, width, interface.action_dim, config.head_width, config.ensemble)
+        self.transition = Transition(dim, width, interface.action_dim, config.head_width, config.ensemble)
         self.decoder = VideoDecoder(interface, tokens, dim, config.channels) if interface.cameras else None
         self.state_decoder = StateDecoder(tokens, dim, interface.state_dim) if interface.state_dim else None
         self.position_head = self.velocity_head = None

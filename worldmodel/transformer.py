@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.kernels.attention import attention, rotary_angles, rotate, shared_prefix_attention
+from worldmodel.kernels.attention import attention, rotary_phases, rotate, shared_prefix_attention
 
 NEVER = -1e9  # a masked score; finite, so that a row with nothing to see gives numbers and not NaN
 
@@ -72,18 +72,21 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(width)
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.dim, bias=False)
         self.qk_scale = nn.Parameter(torch.ones(heads + kv_heads, 1))
+        scale = torch.tensor([self.dim**-0.5] * heads + [1.0] * kv_heads)
+        self.register_buffer("score_scale", scale[:, None], persistent=False)
         self.attention_out = nn.Linear(width, width, bias=False)
         self.mlp_norm = nn.RMSNorm(width)
         self.mlp_in = nn.Linear(width, 2 * hidden, bias=False)
         self.mlp_out = nn.Linear(hidden, width, bias=False)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`x [B, S, W]` to normalised, rotated queries `[B, heads, S, d]` and keys, values `[B, kv_heads, S, d]`."""
+    def project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`x [B, S, W]` to normalised, rotated, scaled queries `[B, heads, S, d]` and keys, values
+        `[B, kv_heads, S, d]`; `phases [S, d / 2]` are of `rotary_phases`."""
         packed = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.dim))
         query_key, value = packed.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
-        # QK-norm with one learned scale per head (Henry et al. 2020; Dehghani et al. 2023); sqrt(d) is RMSNorm's gain.
-        query_key = F.rms_norm(query_key, (self.dim,)) * self.qk_scale
-        query_key = rotate(query_key, cos[:, None], sin[:, None]).transpose(1, 2)
+        # QK-norm with one learned scale per head (Henry et al. 2020; Dehghani et al. 2023), and 1 / sqrt(d) of the scores.
+        query_key = rotate(F.rms_norm(query_key, (self.dim,)), phases[:, None] * self.qk_scale * self.score_scale)
+        query_key = query_key.transpose(1, 2)
         return query_key[:, : self.heads], query_key[:, self.heads :], value.transpose(1, 2)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -119,10 +122,10 @@ class BeliefTransformer(nn.Module):
         mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
         if valid is not None:
             mask = mask + torch.where(valid, 0.0, NEVER).repeat_interleave(tokens, 1)[:, None, None]
-        cos, sin = rotary_angles(time.repeat_interleave(tokens), self.blocks[0].dim)
+        phases = rotary_phases(time.repeat_interleave(tokens), self.blocks[0].dim)
         x, cache = x.flatten(1, 2), []
         for block in self.blocks:
-            query, key, value = block.project(x, cos, sin)
+            query, key, value = block.project(x, phases)
             x = block.finish(x, attention(query, key, value, mask))
             cache.append((key, value))
         return self.norm(x).view(batch, frames, tokens, width), cache
@@ -158,10 +161,10 @@ class BeliefTransformer(nn.Module):
         if kept and not bool(seen.all()):
             prefix_mask = torch.where(seen, 0.0, NEVER).to(x.dtype).repeat_interleave(tokens, 1)
         position = torch.full((tokens,), memory.position + own - 1, device=x.device)
-        cos, sin = rotary_angles(position, self.blocks[0].dim)
+        phases = rotary_phases(position, self.blocks[0].dim)
         start, layers = (stored - kept) * tokens, []
         for layer, block in enumerate(self.blocks):
-            query, key, value = block.project(x, cos, sin)
+            query, key, value = block.project(x, phases)
             if tail is not None:
                 key = torch.cat([tail.layers[layer][0], key], dim=2)[:, :, -self.window * tokens :]
                 value = torch.cat([tail.layers[layer][1], value], dim=2)[:, :, -self.window * tokens :]

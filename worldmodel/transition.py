@@ -53,12 +53,12 @@ class ConditionedHeads(nn.Module):
 class Transition(nn.Module):
     """Belief and action to the *change* of the latent, the reward, and whether the episode goes on.
 
-    The belief stays free of the action, so that a policy can read it and many candidate actions share it."""
+    The belief stays free of the action, so that a policy can read it and many candidate actions share it. E heads
+    predict each token's change; one more predicts reward and continue, summed over tokens; all run side by side."""
 
-    def __init__(self, tokens: int, latent_dim: int, width: int, action_dim: int, hidden: int, members: int):
+    def __init__(self, latent_dim: int, width: int, action_dim: int, hidden: int, members: int):
         super().__init__()
-        self.latent = ConditionedHeads(width + latent_dim, action_dim, hidden, latent_dim, members)
-        self.outcome = ConditionedHeads(tokens * latent_dim + width, action_dim, hidden, 2, 1)
+        self.heads = ConditionedHeads(width + latent_dim, action_dim, hidden, max(latent_dim, 2), members + 1)
         self.register_buffer("reward_scale", torch.ones(()))
 
     def forward(self, belief: Tensor, latent: Tensor, action: Tensor) -> Prediction:
@@ -66,6 +66,7 @@ class Transition(nn.Module):
         rows, tokens, dim = latent.shape
         features = torch.cat([belief, latent], dim=-1).flatten(0, 1)
         per_token = action if tokens == 1 else action.repeat_interleave(tokens, 0)
-        members = latent + self.latent(features, per_token).unflatten(1, (rows, tokens))
-        outcome = self.outcome(torch.cat([belief.mean(1), latent.flatten(1)], dim=-1), action)[0]
+        out = self.heads(features, per_token).unflatten(1, (rows, tokens))
+        members = latent + out[:-1, ..., :dim]
+        outcome = out[-1, ..., :2].sum(1)
         return Prediction(members.mean(0), members, outcome[:, 0] * self.reward_scale, outcome[:, 1])

@@ -134,15 +134,12 @@ def test_the_run_folder_is_where_run_says_and_the_working_directory_stays(tmp_pa
     assert [path.name for path in (tmp_path / "here" / "it").iterdir()] == ["made"]
 
 
-def test_a_sweep_gives_every_job_a_folder_of_its_own(tmp_path):
-    code, _, errors = finished(
-        verb_that("(folder / 'made').touch()", tmp_path, "-m", "seed=0,1", "env.id=dmc/a-b", "run=here")
-    )
+def test_a_sweep_names_a_folder_for_every_job_after_what_differs(tmp_path):
+    sweep = ["-m", "seed=0,1", "env.id=dmc/a-b,dmc/c", "env.image_size=16", "run=here"]
+    code, _, errors = finished(verb_that("(folder / 'made').touch()", tmp_path, *sweep))
     assert code == 0, errors
-    assert sorted(path.parent.name for path in tmp_path.glob("here/*/made")) == [
-        "env.id-dmc-a-b_seed-0",
-        "env.id-dmc-a-b_seed-1",
-    ]
+    made = sorted(path.parent.name for path in tmp_path.glob("here/*/made"))
+    assert made == ["env.id-dmc-a-b_seed-0", "env.id-dmc-a-b_seed-1", "env.id-dmc-c_seed-0", "env.id-dmc-c_seed-1"]
 
 
 def test_an_expected_error_is_its_message_and_leaves_no_empty_folder(tmp_path):

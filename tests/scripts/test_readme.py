@@ -40,10 +40,9 @@ SIZE = "env.image_size=32"  # preset=debug's
 RULES = [
     (r"pip install", lambda command, folder: require_extras(command),
      "takes minutes and changes this environment; instead, the extras must be those of pyproject.toml"),
-    (r"(python -m )?pytest", lambda command, folder: require_paths(command),
+    (r"(python -m )?pytest|bash \.ci/run", lambda command, folder: require_paths(command),
      "these tests are running already; instead, the paths must exist"),
     (r"git clone |cd ", lambda command, folder: None, "the checkout is here"),
-    (r"bash \.ci/run", lambda command, folder: None, "it runs these tests"),
     (r"torchrun|ray |sbatch", lambda command, folder: None, "wants more machines than one"),
     (r"xdg-open|open |tensorboard|wandb ", lambda command, folder: None, "wants a screen or an account"),
     (r"worldmodel train .*resume=true", lambda command, folder: command, "goes on with a run that is small already"),
@@ -216,8 +215,6 @@ def test_the_readme_has_blocks_and_every_one_has_a_known_language():
 def test_the_command_is_the_module_that_stands_in_for_it():
     assert 'worldmodel = "scripts.cli:main"' in (ROOT / "pyproject.toml").read_text()
 
-
-# The reading itself
 
 SAMPLE = """
 Text, and `code`.

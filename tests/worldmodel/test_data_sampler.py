@@ -188,8 +188,10 @@ def test_the_split_holds_out_every_twentieth_and_never_trains_on_it(tmp_path, st
         assert held_out_episodes(few) == [2] and train_episodes(few) == [0, 1]
     with make_store(tmp_path / "one", [5]) as one:
         assert held_out_episodes(one) == [] and train_episodes(one) == [0]
-        with pytest.raises(ValueError, match="none in the split 'held_out'.*worldmodel collect"):
-            WindowSampler(one, LENGTH, 8, seed=0, split="held_out").sample()
+        sampler = WindowSampler(one, LENGTH, 8, seed=0, split="held_out")
+        for _ in range(2):
+            with pytest.raises(ValueError, match="none in the split 'held_out'.*worldmodel collect"):
+                sampler.sample()
 
 
 def test_windows_of_a_damaged_shard_are_drawn_again(store, tmp_path):
@@ -214,6 +216,15 @@ def test_windows_of_a_damaged_shard_are_drawn_again(store, tmp_path):
     assert lost
     for _ in range(20):
         assert not lost & set(sampler.sample()["episode"].tolist())
+
+
+def test_older_episodes_stand_in_where_all_recent_ones_are_damaged(tmp_path):
+    make_store(tmp_path / "data", [5] * 20, shard_bytes=1).close()  # a shard each
+    path = tmp_path / "data/shards/000018/values.bin"  # the newest but one: the newest is held out
+    path.write_bytes(bytes(path.stat().st_size))
+    store = EpisodeStore.open(tmp_path / "data")
+    batch = WindowSampler(store, LENGTH, 8, seed=0, recent_fraction=0.5, recent_episodes=1).sample()
+    assert 18 not in batch["episode"].tolist() and len(store.problems) == 1
 
 
 def test_a_store_with_nothing_left_to_read_says_why(tmp_path):

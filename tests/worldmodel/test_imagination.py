@@ -17,8 +17,7 @@ def make(tokens: int = 1, layers: int = 2, window: int = 4) -> WorldModel:
         head_width=32, channels=(8, 8, 8), feature_width=32,
     )  # fmt: skip
     model = WorldModel(INTERFACE, config).eval().requires_grad_(False)
-    for weight in (model.transition.latent.last, model.transition.outcome.last):
-        weight.normal_(std=0.1)  # zero at the start, where any two trajectories would agree
+    model.transition.heads.last.normal_(std=0.1)  # zero at the start, where any two trajectories would agree
     return model
 
 

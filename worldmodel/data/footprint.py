@@ -10,7 +10,7 @@ from worldmodel.data.layout import Layout
 from worldmodel.interface import Interface
 
 INDEX_LINE_BYTES = 400  # on disk, with an info of seed, policy, success, env_steps and return
-INDEX_ENTRY_BYTES = 1500  # in memory: the table's entry and the info as a dict
+INDEX_ENTRY_BYTES = 1900  # in memory: the table's entry and the info as a dict
 MARGIN = 1.02  # file systems round up, checkpoints and videos come on top and are the caller's to count
 
 

@@ -101,10 +101,9 @@ class WindowSampler:
         self._generator.bit_generator.state = state["generator"]
 
     def _follow_store(self) -> None:
-        """Look at the store's table again if episodes were added or dropped: about 1 ms for 100k episodes."""
+        """Look at the store's table again if episodes were added or dropped: 6 ms for 100k episodes."""
         if self._version == self.store.version:
             return
-        self._version = self.store.version
         self._episodes = np.array(SPLITS[self.split](self.store), np.int64)
         self._lengths = self.store.lengths
         self._terminated = self.store.terminated
@@ -114,17 +113,19 @@ class WindowSampler:
                 f"{self.store.folder} has {len(self.store)} episodes and none in the split {self.split!r}: "
                 "collect at least two with worldmodel collect data=<folder>"
             )
+        self._version = self.store.version
 
     def _draw_readable(self, count: int) -> tuple[np.ndarray, np.ndarray, list, np.ndarray]:
         """Episodes and starts of `count` windows, with where their episodes lie; another for each that is damaged."""
         recent = np.arange(count) < round(self.recent_fraction * count)
         episodes, starts = self._draw(recent)
-        for _ in range(REDRAWS):
+        for draw in range(REDRAWS):
             maps, first = self.store.locate(episodes)
             damaged = [row for row, arrays in enumerate(maps) if arrays is None]
             if not damaged:
                 return episodes, starts, maps, first
-            episodes[damaged], starts[damaged] = self._draw(recent[damaged])
+            still_recent = recent[damaged] & (draw < REDRAWS // 2)  # all recent ones may be lost: then take older ones
+            episodes[damaged], starts[damaged] = self._draw(still_recent)
         raise StoreDamaged(f"{REDRAWS} draws in a row fell into damaged shards: {'; '.join(self.store.problems)}")
 
     def _draw(self, recent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 
-def rotary_angles(position: Tensor, dim: int, base: float = 100.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary position embedding (RoPE, Su et al. 2021), `[..., dim / 2]` for `position [...]`.
+def rotary_phases(position: Tensor, dim: int, base: float = 100.0) -> Tensor:
+    """Unit complex numbers of rotary position embedding (RoPE, Su et al. 2021), `[..., dim / 2]` for `position [...]`.
 
     `base` is small because a window is tens of frames, not thousands of words."""
     frequency = base ** (-torch.arange(dim // 2, device=position.device, dtype=torch.float32) / (dim // 2))
     angle = position.to(torch.float32)[..., None] * frequency
-    return angle.cos(), angle.sin()
+    return torch.polar(torch.ones_like(angle), angle)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the halves of `x [..., dim]` by the angles `[..., dim / 2]` (broadcast)."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+def rotate(x: Tensor, phases: Tensor) -> Tensor:
+    """Turn neighbouring pairs of `x [..., dim]` by complex `phases [..., dim / 2]` (broadcast), whose magnitude scales
+    them too: one multiplication does RoPE, the scale of QK-norm and that of the scores."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     `scaled_dot_product_attention` at a world model's lengths, backward included.
 
     Args:
-        query: `[B, G * K, S, d]`, head `k * G + g` reads key head `k`.
+        query: `[B, G * K, S, d]`, scaled already; head `k * G + g` reads key head `k`.
         key, value: `[B, K, M, d]`.
         mask: added to the scores, `[1 or B, 1, S, M]`.
 
@@ -38,7 +38,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     kv_heads = key.shape[1]
     groups = heads // kv_heads
     scores = query.reshape(batch, kv_heads, groups * length, dim) @ key.transpose(-1, -2)
-    scores = scores * dim**-0.5
     if mask is not None:
         scores = scores + mask.repeat(1, 1, groups, 1)
     return (scores.softmax(-1) @ value).reshape(batch, heads, length, dim)
@@ -57,7 +56,7 @@ def shared_prefix_attention(
     The prefix is read once per row, never copied per candidate.
 
     Args:
-        query: `[B * C, G * K, S, d]`, rows of one history side by side.
+        query: `[B * C, G * K, S, d]`, scaled already; rows of one history side by side.
         prefix_key, prefix_value: `[B, K, P, d]`, the shared history.
         key, value: `[B * C, K, M, d]`, each candidate's own steps.
         prefix_mask: added to the prefix's scores, `[B, P]`.
@@ -68,7 +67,7 @@ def shared_prefix_attention(
     rows, heads, length, dim = query.shape
     batch, kv_heads, prefix = prefix_key.shape[:3]
     candidates, queries = rows // batch, heads // kv_heads * length
-    query = query.reshape(rows, kv_heads, queries, dim) * dim**-0.5
+    query = query.reshape(rows, kv_heads, queries, dim)
     own = query @ key.transpose(-1, -2)
     grouped = query.view(batch, candidates, kv_heads, queries, dim).transpose(1, 2)
     grouped = grouped.reshape(batch, kv_heads, candidates * queries, dim)
