@@ -47,7 +47,10 @@ def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action
     )
     paths = {"evaluation": write_json(folder / "eval.json", results)}
     trained = max(("actor", "planner"), key=lambda name: results["policies"][name]["return"]["mean"])
-    paths["video"] = film_policy(agent, trained, config, folder / "videos" / "final.mp4", make_vector, options["seed"])
+    try:
+        paths["video"] = film_policy(agent, trained, config, folder / "videos" / "final.mp4", make_vector, options["seed"])
+    except ValueError as error:  # an env of states alone may have no picture of itself
+        progress.line(f"no video: {error}")
     curves = draw_curves(folder / "metrics.jsonl", folder / "curves.png", title=config["env"]["id"])
     paths |= {"curves": curves} if curves else {}
     paths |= {"metrics": folder / "metrics.jsonl", "checkpoint": agent.path}

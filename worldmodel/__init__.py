@@ -4,7 +4,6 @@ import os
 
 # Threads that wait for each other asleep and not spinning: as fast on an idle machine, and ten times as fast beside
 # another busy process. Read when torch loads its OpenMP runtime, so it must be set before.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from worldmodel.config import LossWeights, ModelConfig  # noqa: E402
 from worldmodel.imagination import Trajectory, imagine  # noqa: E402

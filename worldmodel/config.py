@@ -40,7 +40,7 @@ class ModelConfig:
     latent_tokens: int = 1
     latent_dim: int = 32
     width: int = 192
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     kv_heads: int = 2
     window: int = 8

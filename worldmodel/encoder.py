@@ -60,7 +60,7 @@ class CameraEncoder(nn.Module):
 def picture_to_input(image: Tensor) -> Tensor:
     """uint8 `[F, H, W, 3]` to `[F, 3, H, W]` in about [-1, 1], channels-last in memory as it arrives."""
     dtype = torch.get_autocast_dtype(image.device.type) if torch.is_autocast_enabled(image.device.type) else torch.float32
-    return (image.permute(0, 3, 1, 2).to(dtype) - 127.5) / 127.5
+    return image.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1.0)
 
 
 class FrameEncoder(nn.Module):

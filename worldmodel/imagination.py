@@ -43,6 +43,7 @@ def imagine(
     policy: Callable[[Tensor, Tensor], Tensor] | Tensor,
     horizon: int,
     candidates: int = 1,
+    last_belief: bool = True,
 ) -> Trajectory:
     """Roll the model forward from `memory`. The history's cache is read in place and shared by all candidates; each
     step costs one frame.
@@ -54,6 +55,7 @@ def imagine(
             themselves, `[R, H, A]`.
         horizon: steps, H.
         candidates: C.
+        last_belief: whether the belief after the last step is wanted (a critic's is); without, `beliefs` is `[R, H, ...]`.
 
     Raises:
         ValueError: the actions' shape does not fit B, C and H.
@@ -72,11 +74,12 @@ def imagine(
         action = policy[:, step] if given else policy(belief, latent)
         prediction = model.transition(belief, latent, action)
         latent = prediction.latent
-        belief, tail = model.extend(latent, action, memory, tail)
         latents.append(latent)
-        beliefs.append(belief)
         actions.append(action)
         predictions.append(prediction)
+        if last_belief or step < horizon - 1:
+            belief, tail = model.extend(latent, action, memory, tail)
+            beliefs.append(belief)
     return Trajectory(
         latents=torch.stack(latents, 1),
         beliefs=torch.stack(beliefs, 1),

@@ -87,6 +87,8 @@ class Progress:
         from rich.console import Console
 
         self.console = console or Console(quiet=quiet)
+        if console is None and not self.console.is_terminal:
+            self.console = Console(quiet=quiet, width=120)  # a file has no width of its own; 80 would fold paths
         self.quiet, self.plan = quiet, dict(plan or {})
         self._clock, self._bars, self._live, self._last_line = clock, [], None, {}
         self._spent: dict[str, float] = {}

@@ -85,8 +85,8 @@ class Block(nn.Module):
         packed = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.dim))
         query_key, value = packed.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         # QK-norm with one learned scale per head (Henry et al. 2020; Dehghani et al. 2023), and 1 / sqrt(d) of the scores.
-        query_key = rotate(F.rms_norm(query_key, (self.dim,)), phases[:, None] * self.qk_scale * self.score_scale)
-        query_key = query_key.transpose(1, 2)
+        scale = self.qk_scale * self.score_scale
+        query_key = rotate(F.rms_norm(query_key, (self.dim,)) * scale, phases[:, None]).transpose(1, 2)
         return query_key[:, : self.heads], query_key[:, self.heads :], value.transpose(1, 2)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:

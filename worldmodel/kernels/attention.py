@@ -16,8 +16,7 @@ def rotary_phases(position: Tensor, dim: int, base: float = 100.0) -> Tensor:
 
 
 def rotate(x: Tensor, phases: Tensor) -> Tensor:
-    """Turn neighbouring pairs of `x [..., dim]` by complex `phases [..., dim / 2]` (broadcast), whose magnitude scales
-    them too: one multiplication does RoPE, the scale of QK-norm and that of the scores."""
+    """Turn neighbouring pairs of `x [..., dim]` by complex `phases [..., dim / 2]` (broadcast): one multiplication."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
 
