@@ -48,6 +48,7 @@ def evaluate(
     confidence: float = 0.95,
     context: dict[str, Any] | None = None,
     max_steps: int | None = None,
+    fewer: Mapping[str, int] | None = None,
     on_episode: Callable[[str, Episode], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def evaluate(
         envs: rows run side by side, at most `episodes`.
         context: written into the result as it is: config, command, checkpoint, whether privileged state was used.
         max_steps: cuts episodes (a debug run); the result says so.
+        fewer: for policies that think long, how many of the seeds (the first ones) they get.
         on_episode: given each policy's name and finished episodes in the order of their seeds, to keep one for a video.
 
     Returns:
@@ -83,12 +85,16 @@ def evaluate(
     began, rows = time.perf_counter(), min(envs, episodes)
     seeds = list(range(seed, seed + episodes))
     scores = {}
-    vector_env = make_vector(rows)
-    try:
-        for name, policy in policies.items():
-            scores[name] = _score(name, policy, vector_env, seeds, confidence, max_steps, on_episode, progress)
-    finally:
-        vector_env.close()
+    for count in sorted({min(episodes, (fewer or {}).get(name, episodes)) for name in policies}, reverse=True):
+        vector_env = make_vector(min(rows, count))  # idle rows would be planned for too
+        try:
+            for name, policy in policies.items():
+                if min(episodes, (fewer or {}).get(name, episodes)) == count:
+                    scores[name] = _score(
+                        name, policy, vector_env, seeds[:count], confidence, max_steps, on_episode, progress
+                    )
+        finally:
+            vector_env.close()
     return {
         "best": max(scores, key=lambda name: scores[name]["return"]["mean"]),
         "policies": scores,
@@ -144,17 +150,18 @@ def format_table(results: dict[str, Any], paths: Mapping[str, str | Path] | None
     from rich.table import Table
     from rich.text import Text
 
-    episodes = len(next(iter(results["policies"].values()))["episodes"])
+    episodes = max(len(score["episodes"]) for score in results["policies"].values())
     table = Table(
         title=f"{episodes} episodes, seeds {results['seeds'][0]} to {results['seeds'][-1]}", title_justify="left"
     )
     table.add_column("policy")
-    for column in ("return", f"{results['confidence']:.0%} interval", "success", "steps", "ms a decision"):
+    for column in ("episodes", "return", f"{results['confidence']:.0%} interval", "success", "steps", "ms a decision"):
         table.add_column(column, justify="right")
     for name, score in sorted(results["policies"].items(), key=lambda item: -_number(item[1]["return"]["mean"])):
         success = score["success"]
         table.add_row(
             Text(name, style="bold" if name == results["best"] else ""),
+            str(len(score["episodes"])),
             f"{_number(score['return']['mean']):.1f}",
             _range(score["return"], "{:.1f}"),
             "-" if success is None else f"{success['rate']:.0%} ({_range(success, '{:.0%}')})",

@@ -37,6 +37,7 @@ def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action
         envs=options["envs"],
         confidence=options["confidence"],
         max_steps=options["max_steps"],
+        fewer={"planner": options["planner_episodes"]},
         context={
             "command": f"worldmodel train run={folder}",
             "policy": "actor",

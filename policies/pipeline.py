@@ -18,9 +18,11 @@ from policies.rollout import rollout
 from policies.schedule import Chunk, chunk_seed, schedule
 from policies.starts import start_memories
 from policies.video import record
+from policies.view import observed
 from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, point, read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore, WindowSampler, check_disk, footprint
 from worldmodel.diagnostics import open_loop_report
+from worldmodel.imagination import imagine
 from worldmodel.interface import Interface
 from worldmodel.metrics import Averages, MetricsLogger
 from worldmodel.precision import configure
@@ -275,19 +277,18 @@ class Run:
         record(self.agent.view, short, path, fps=self.store.interface.fps, title=title)
         self.progress.line(f"video {path}")
 
-    def _imagined_against_real(self, episodes: list[dict], every: int = 10) -> dict[str, float]:
+    @torch.no_grad()
+    def _imagined_against_real(self, episodes: list[dict], every: int = 25) -> dict[str, float]:
         """Reward over the actor's horizon: imagined from real moments of its own episodes, and what it then got."""
-        horizon, imagined, real = self.behavior.config.horizon, [], []
+        model, actor, horizon = self.model, self.behavior.actor, self.behavior.config.horizon
+        imagined, real = [], []
         for episode in episodes:
-            policy = self.agent.policy("actor")
-            frames = {key: episode[key] for key in self.store.interface.observation_keys()}
-            length = len(episode["reward"])
-            for t in range(length - horizon + 1):
-                policy.act({key: value[t : t + 1] for key, value in frames.items()})
-                policy.previous = torch.as_tensor(episode["action"][t : t + 1]).to(self.model.device)
-                if t % every == 0:
-                    imagined.append(policy.imagine(horizon).rewards.sum().item())
-                    real.append(float(episode["reward"][t : t + horizon].sum()))
+            latents, beliefs, cache, _ = observed(model, episode)
+            for t in range(0, len(episode["reward"]) - horizon + 1, every):
+                memory = model.belief.remember(cache, latents[:, : t + 1], beliefs[:, : t + 1])
+                dream = imagine(model, memory, lambda belief, latent: actor(model.features(belief, latent))[0], horizon)
+                imagined.append(dream.rewards.sum().item())
+                real.append(float(episode["reward"][t : t + horizon].sum()))
         if not real:
             return {}
         return {

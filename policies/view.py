@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from policies.rollout import Episode
 from policies.video import View
 from worldmodel.imagination import imagine
+
+
+@torch.no_grad()
+def observed(model, episode: Episode) -> tuple[Tensor, Tensor, list, Tensor]:
+    """Latents `[1, T + 1, N, D]`, beliefs `[1, T + 1, N, W]` and their cache, and actions `[1, T, A]` of an episode."""
+    keys, length = model.interface.observation_keys(), len(episode["reward"])
+    frames = {key: torch.as_tensor(episode[key]).to(model.device) for key in keys}
+    parts = [{key: value[i : i + 128] for key, value in frames.items()} for i in range(0, length + 1, 128)]
+    latents = torch.cat([model.encode(part) for part in parts])[None]
+    actions = torch.as_tensor(episode["action"], dtype=torch.float32).to(model.device)[None]
+    previous = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
+    beliefs, cache = model.observe_window(latents, previous)
+    return latents, beliefs, cache, actions
 
 
 @torch.no_grad()
@@ -22,14 +36,8 @@ def model_view(model, episode: Episode, open_loop_step: np.ndarray) -> View:
     """
     training = model.training
     model.eval()
-    keys = model.interface.observation_keys()
     length = len(episode["reward"])
-    frames = {key: torch.as_tensor(episode[key]).to(model.device) for key in keys}
-    latents = torch.cat([model.encode({k: v[i : i + 128] for k, v in frames.items()}) for i in range(0, length + 1, 128)])
-    actions = torch.as_tensor(episode["action"], dtype=torch.float32).to(model.device)
-    latents, actions = latents[None], actions[None]
-    previous = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
-    beliefs, cache = model.observe_window(latents, previous)
+    latents, beliefs, cache, actions = observed(model, episode)
 
     dreamt = latents.clone()
     reward = model.transition(beliefs[0, :-1], latents[0, :-1], actions[0]).reward

@@ -51,6 +51,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         envs=config.eval.envs,
         confidence=config.eval.confidence,
         max_steps=config.eval.get("max_steps"),
+        fewer=None if old is None else {name: len(old["policies"][name]["episodes"]) for name in names},
         context={
             "command": " ".join(["worldmodel evaluate", *overrides]),
             "policy": chosen,
@@ -81,8 +82,8 @@ def _settings_of(old: dict) -> DictConfig:
     """The settings under which an eval.json was made."""
     config = OmegaConf.create({"checkpoint": None, **old["context"]["config"]})
     config.checkpoint = old["context"].get("checkpoint") or config.checkpoint
-    episodes = next(iter(old["policies"].values()))["episodes"]
-    config.eval.update(episodes=len(episodes), seed=old["seeds"][0], envs=old["rows"], max_steps=old["max_steps"])
+    episodes = max(len(score["episodes"]) for score in old["policies"].values())
+    config.eval.update(episodes=episodes, seed=old["seeds"][0], envs=old["rows"], max_steps=old["max_steps"])
     return config
 
 
