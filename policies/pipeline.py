@@ -70,7 +70,7 @@ class Run:
         self.behavior_trainer = Trainer(
             fabric,
             self.behavior,
-            OptimizerConfig(rate.learning_rate, warmup=1, weight_decay=0.0, clip=rate.clip),
+            OptimizerConfig(rate.learning_rate, warmup=1, final_rate=rate.final_rate, weight_decay=0.0, clip=rate.clip),
             behave,
             loss=("actor_loss", "critic_loss"),
         )

@@ -51,15 +51,18 @@ class Memory:
 
 @dataclass
 class Tail:
-    """What R = B x C rows imagined since the memory they share.
+    """What R = B x C rows imagined since the memory they share. A row that shares with none (C = 1) goes on in a window
+    of its own, which starts as the memory's.
 
     Attributes:
-        layers: each layer's own keys and values `[R, kv_heads, frames * N, d]`, at most `window` frames.
+        layers: each layer's keys and values `[R, kv_heads, S * N, d]`, at most `window` frames.
         frames: imagined so far, also those that the window has left behind.
+        valid: `[B, S]` bool, which of them may be seen; None for all.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     frames: int
+    valid: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -153,38 +156,61 @@ class BeliefTransformer(nn.Module):
         Returns:
             beliefs `[B * C, N, W]` and the longer tail.
         """
-        tokens, stored = x.shape[1], memory.valid.shape[1]
+        rows, tokens = x.shape[:2]
         own = 1 if tail is None else tail.frames + 1
-        kept = max(0, min(stored, self.window - own))
-        seen = memory.valid[:, stored - kept :]
-        prefix_mask = None
-        if kept and not bool(seen.all()):
-            prefix_mask = torch.where(seen, 0.0, NEVER).to(x.dtype).repeat_interleave(tokens, 1)
         position = torch.full((tokens,), memory.position + own - 1, device=x.device)
         phases = rotary_phases(position, self.blocks[0].dim)
-        start, layers = (stored - kept) * tokens, []
+        shared = rows > memory.valid.shape[0]
+        if tail is None and not shared:
+            every = bool(memory.valid.all())
+            tail = Tail(list(zip(memory.keys, memory.values)), 0, None if every else memory.valid)
+        valid = None
+        if tail is not None and tail.valid is not None:
+            valid = torch.cat([tail.valid, tail.valid.new_ones(len(tail.valid), 1)], 1)[:, -self.window :]
+        look = self._shared(memory, own, tokens) if shared else self._alone(valid, tokens)
+        layers = []
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(x, phases)
             if tail is not None:
                 key = torch.cat([tail.layers[layer][0], key], dim=2)[:, :, -self.window * tokens :]
                 value = torch.cat([tail.layers[layer][1], value], dim=2)[:, :, -self.window * tokens :]
             layers.append((key, value))
-            if kept:
-                past_key, past_value = memory.keys[layer, :, :, start:], memory.values[layer, :, :, start:]
-                attended = shared_prefix_attention(query, past_key, past_value, key, value, prefix_mask)
-            else:
-                attended = attention(query, key, value)
-            x = block.finish(x, attended)
-        return self.norm(x), Tail(layers, own)
+            x = block.finish(x, look(layer, query, key, value))
+        return self.norm(x), Tail(layers, own, valid)
+
+    @staticmethod
+    def _alone(valid: Tensor | None, tokens: int):
+        """Attention of rows that share no history."""
+        mask = None
+        if valid is not None and not bool(valid.all()):
+            mask = torch.where(valid, 0.0, NEVER).repeat_interleave(tokens, 1)[:, None, None]
+        return lambda layer, query, key, value: attention(query, key, value, mask)
+
+    def _shared(self, memory: Memory, own: int, tokens: int):
+        """Attention of candidates that share a history, of which the window still holds a part."""
+        stored = memory.valid.shape[1]
+        kept = max(0, min(stored, self.window - own))
+        if not kept:
+            return self._alone(None, tokens)
+        seen, start = memory.valid[:, stored - kept :], (stored - kept) * tokens
+        mask = None
+        if not bool(seen.all()):
+            mask = torch.where(seen, 0.0, NEVER).repeat_interleave(tokens, 1)
+
+        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            past_key, past_value = memory.keys[layer, :, :, start:], memory.values[layer, :, :, start:]
+            return shared_prefix_attention(query, past_key, past_value, key, value, mask)
+
+        return look
 
     def append(self, memory: Memory, tail: Tail, latent: Tensor, belief: Tensor) -> Memory:
         """The memory with one extended frame made part of it (C = 1)."""
         size = max(self.window - 1, 1)
         entries = size * latent.shape[1]
-        keys = [torch.cat([memory.keys[i], key], 2)[:, :, -entries:] for i, (key, _) in enumerate(tail.layers)]
-        values = [torch.cat([memory.values[i], value], 2)[:, :, -entries:] for i, (_, value) in enumerate(tail.layers)]
+        keys = torch.stack([key[:, :, -entries:] for key, _ in tail.layers])
+        values = torch.stack([value[:, :, -entries:] for _, value in tail.layers])
         valid = torch.cat([memory.valid, memory.valid.new_ones(len(latent), 1)], 1)[:, -size:]
-        return Memory(torch.stack(keys), torch.stack(values), valid, memory.position + 1, latent, belief)
+        return Memory(keys, values, valid, memory.position + 1, latent, belief)
 
     def empty(self, rows: int, tokens: int, latent_dim: int) -> Memory:
         """The memory of `rows` rows that have seen nothing."""
