@@ -147,7 +147,7 @@ class Run:
     def _collect(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training["collect"]
         if self.first:
-            policy = RandomPolicy(interface=self.store.interface, seed=seed, **options.get("policy", {}))
+            policy = RandomPolicy(interface=self.store.interface, seed=seed, **options["policy"])
             self._add(policy, chunk.amount, options["envs"], options["workers"], options, bar.advance, "random")
         self._after_collection()
 
