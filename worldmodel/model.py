@@ -36,12 +36,13 @@ class WorldModel(nn.Module):
         if interface.privileged_dim:
             positions = interface.privileged_positions
             self.position_head = nn.Linear(tokens * dim, positions)
-            self.velocity_head = nn.Sequential(
-                nn.Linear(self.feature_dim, config.head_width),
-                nn.LayerNorm(config.head_width),
-                nn.SiLU(),
-                nn.Linear(config.head_width, interface.privileged_dim - positions),
-            )
+            if interface.privileged_dim > positions:
+                self.velocity_head = nn.Sequential(
+                    nn.Linear(self.feature_dim, config.head_width),
+                    nn.LayerNorm(config.head_width),
+                    nn.SiLU(),
+                    nn.Linear(config.head_width, interface.privileged_dim - positions),
+                )
             self.register_buffer("privileged_mean", torch.zeros(interface.privileged_dim))
             self.register_buffer("privileged_std", torch.ones(interface.privileged_dim))
 
@@ -108,7 +109,9 @@ class WorldModel(nn.Module):
 
     def read_state(self, belief: Tensor, latent: Tensor) -> Tensor:
         """The simulator's state as the model knows it, `[..., P]` in its own units; privileged models only."""
-        read = torch.cat([self.position_head(latent.flatten(-2)), self.velocity_head(self.features(belief, latent))], -1)
+        read = self.position_head(latent.flatten(-2))
+        if self.velocity_head is not None:
+            read = torch.cat([read, self.velocity_head(self.features(belief, latent))], -1)
         return read * self.privileged_std + self.privileged_mean
 
     def decode(self, latent: Tensor) -> dict[str, Tensor]:
