@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Agent:
     path: Path | None = None
 
     @classmethod
-    def new(cls, interface: Interface, config: dict) -> "Agent":
+    def new(cls, interface: Interface, config: dict) -> Agent:
         """An untrained agent from a run's config (groups `model` and `behavior`)."""
         model = WorldModel(interface, ModelConfig.from_dict(config["model"]))
         behavior = ActorCritic(
@@ -51,7 +52,7 @@ class Agent:
         return cls(model, behavior, interface, config)
 
     @classmethod
-    def load(cls, checkpoint: str | Path, device: str | torch.device = "cpu") -> "Agent":
+    def load(cls, checkpoint: str | Path, device: str | torch.device = "cpu") -> Agent:
         """From a checkpoint, a run folder or a link.
 
         Raises:
@@ -68,7 +69,7 @@ class Agent:
         agent.path = path
         return agent
 
-    def policy(self, name: str = "actor", seed: int = 0, **options) -> "ActorPolicy | PlannerPolicy":
+    def policy(self, name: str = "actor", seed: int = 0, **options) -> ActorPolicy | PlannerPolicy:
         """`actor`, or `planner` with the options of `PlannerPolicy`."""
         kinds = {"actor": ActorPolicy, "planner": PlannerPolicy}
         if name not in kinds:
@@ -96,7 +97,7 @@ def to_tensors(observation: Observation, interface: Interface, device: torch.dev
     return tensors
 
 
-class BeliefPolicy:
+class BeliefPolicy(abc.ABC):
     """Keeps the belief of every row up to date; subclasses choose the action."""
 
     def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0):
@@ -137,9 +138,9 @@ class BeliefPolicy:
         self.previous = action.clamp(-1, 1)
         return self.previous.cpu().numpy()
 
+    @abc.abstractmethod
     def choose(self) -> Tensor:
         """Actions `[B, A]` from `self.memory`."""
-        raise NotImplementedError  # abstract
 
 
 class ActorPolicy(BeliefPolicy):
@@ -150,7 +151,15 @@ class ActorPolicy(BeliefPolicy):
         noise: standard deviation of Gaussian noise added to continuous actions.
     """
 
-    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, sample: bool = False, noise: float = 0.0):
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        interface: Interface | None = None,
+        seed: int = 0,
+        sample: bool = False,
+        noise: float = 0.0,
+    ):
         super().__init__(agent=agent, interface=interface, seed=seed)
         self.sample, self.noise = sample, noise
 
@@ -177,12 +186,24 @@ class PlannerPolicy(BeliefPolicy):
         noise: standard deviation of Gaussian noise added to continuous actions.
     """
 
-    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, planner: dict | None = None, noise: float = 0.0):
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        interface: Interface | None = None,
+        seed: int = 0,
+        planner: dict | None = None,
+        noise: float = 0.0,
+    ):
         super().__init__(agent=agent, interface=interface, seed=seed)
         options = dict(planner or agent.config["planner"])
         self.noise = noise
         self.planner = build_planner(
-            options.pop("name"), self.interface.action_dim, self.interface.discrete, **options, device=agent.model.device
+            options.pop("name"),
+            self.interface.action_dim,
+            self.interface.discrete,
+            **options,
+            device=agent.model.device,
         )
         behavior = agent.behavior
         self.objective = RewardObjective(

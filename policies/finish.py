@@ -12,6 +12,8 @@ from policies.video import record
 from worldmodel.curves import draw_curves
 from worldmodel.provenance import write_json
 
+FILMED_STEPS = 300  # a planner's film of a longer episode takes minutes
+
 
 def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action: list[float], progress) -> dict:
     """Evaluate actor, planner and baselines, film the best, draw the curves.
@@ -49,7 +51,9 @@ def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action
     paths = {"evaluation": write_json(folder / "eval.json", results)}
     trained = max(("actor", "planner"), key=lambda name: results["policies"][name]["return"]["mean"])
     try:
-        paths["video"] = film_policy(agent, trained, config, folder / "videos" / "final.mp4", make_vector, options["seed"])
+        paths["video"] = film_policy(
+            agent, trained, config, folder / "videos" / "final.mp4", make_vector, options["seed"]
+        )
     except ValueError as error:  # an env of states alone may have no picture of itself
         progress.line(f"no video: {error}")
     curves = draw_curves(folder / "metrics.jsonl", folder / "curves.png", title=config["env"]["id"])
@@ -58,15 +62,13 @@ def finish(agent: Agent, config: dict, folder: Path, make_vector, neutral_action
     return {"results": results, "paths": paths, "table": format_table(results, paths)}
 
 
-def film_policy(
-    agent: Agent, name: str, config: dict, path: Path, make_vector, seed: int, max_steps: int | None = None
-) -> Path:
-    """Film one episode of `actor` or `planner` beside what the model sees and dreams."""
+def film_policy(agent: Agent, name: str, config: dict, path: Path, make_vector, seed: int) -> Path:
+    """Film one episode of `actor` or `planner`, up to `FILMED_STEPS`, beside what the model sees and dreams."""
+    policy = agent.policy(name, config["seed"])
     vector_env = make_vector(1)
     try:
-        episode, pictures = film(
-            agent.policy(name, config["seed"]), vector_env, seed, max_steps=max_steps or config["eval"]["max_steps"], name=name
-        )
+        steps = min(FILMED_STEPS, config["eval"]["max_steps"] or FILMED_STEPS)
+        episode, pictures = film(policy, vector_env, seed, max_steps=steps, name=name)
     finally:
         vector_env.close()
     title = f"{config['env']['id']}  {name}  seed {seed}  return {episode['info']['return']:.0f}"

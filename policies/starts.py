@@ -24,12 +24,11 @@ def start_memories(
     batch = sampler.sample()
     keys = model.interface.observation_keys()
     latents = torch.cat(
-        [
-            model.encode({key: batch[key][i : i + 128].to(model.device) for key in keys})
-            for i in range(0, count, 128)
-        ]
+        [model.encode({key: batch[key][i : i + 128].to(model.device) for key in keys}) for i in range(0, count, 128)]
     )
-    latents, previous, valid = align_end(latents, batch["previous_action"].to(model.device), batch["valid"].to(model.device))
+    latents, previous, valid = align_end(
+        latents, batch["previous_action"].to(model.device), batch["valid"].to(model.device)
+    )
     frames = latents.shape[1]
     longest = torch.where(
         torch.rand(count, generator=generator) < SHORTENED,

@@ -41,7 +41,7 @@ def model_view(model, episode: Episode, open_loop_step: np.ndarray) -> View:
 
     dreamt = latents.clone()
     reward = model.transition(beliefs[0, :-1], latents[0, :-1], actions[0]).reward
-    starts = np.flatnonzero((open_loop_step[1:] == 1)) + 1
+    starts = np.flatnonzero(open_loop_step[1:] == 1) + 1
     for start in starts:
         steps = 1
         while start + steps <= length and open_loop_step[start + steps] == steps + 1:

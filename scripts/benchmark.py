@@ -43,7 +43,13 @@ def main() -> None:
         console.print(f"measuring {name} ...")
         for key, claim, values, bar, higher, more in MEASUREMENTS[name]():
             result = result_json(
-                claim, f"{COMMAND} --only {name}", list(range(len(values))), values, bar, higher_is_better=higher, **more
+                claim,
+                f"{COMMAND} --only {name}",
+                list(range(len(values))),
+                values,
+                bar,
+                higher_is_better=higher,
+                **more,
             )
             write_json(arguments.out / f"speed_{key}.json", result)
             met = "-" if bar is None else "yes" if result["met"] else "no"
@@ -89,7 +95,14 @@ def rendering():
             key = f"rendering_{id.split('-')[0].lower()}_{quality}"
             claim = f"{id} {quality} at 64x64, times the frames of env.render() per core-second"
             difference = max(row[f"{quality}_difference"] for row in rows)
-            yield key, claim, [row[f"{quality}_ratio"] for row in rows], bar, True, {"rows": rows, "difference": difference}
+            yield (
+                key,
+                claim,
+                [row[f"{quality}_ratio"] for row in rows],
+                bar,
+                True,
+                {"rows": rows, "difference": difference},
+            )
 
 
 def training():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Append at least `collect.steps` agent steps to the store in `data`, and print what was added."""
     from policies.collect import collect
-    from policies.pipeline import COLLECTION_SEED
+    from policies.schedule import COLLECTION_SEED
     from worldmodel.data import check_disk, footprint
     from worldmodel.progress import Progress
 

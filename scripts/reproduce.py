@@ -50,7 +50,9 @@ def main() -> None:
     name = given["claim"]
     if name not in CLAIMS:
         near = nearest(name, list(CLAIMS), count=1)
-        sys.exit(f"no claim is called {name!r}{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(CLAIMS)}")
+        sys.exit(
+            f"no claim is called {name!r}{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(CLAIMS)}"
+        )
     claim, seeds = CLAIMS[name], [int(seed) for seed in given.get("seeds", "0").split(",")]
     runs = [run(name, claim, seed) for seed in seeds]
 
@@ -76,7 +78,9 @@ def run(name: str, claim: Claim, seed: int) -> dict:
     results = json.loads((folder / "eval.json").read_text())
     policies = {policy: score["return"] for policy, score in results["policies"].items()}
     best = max(("actor", "planner"), key=lambda policy: policies[policy]["mean"])
-    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "reward_r2_10" in line][-1]
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "reward_r2_10" in line][
+        -1
+    ]
     return {
         "seed": seed,
         "return": policies[best]["mean"],

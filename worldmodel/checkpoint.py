@@ -43,7 +43,9 @@ def save_checkpoint(
     temporary.mkdir()
     try:
         for name, module in modules.items():
-            save_file({k: v.detach().contiguous() for k, v in module.state_dict().items()}, temporary / f"{name}.safetensors")
+            save_file(
+                {k: v.detach().contiguous() for k, v in module.state_dict().items()}, temporary / f"{name}.safetensors"
+            )
         groups = {}
         for name, optimizer in optimizers.items():
             state = optimizer.state_dict()
@@ -123,7 +125,9 @@ def read_meta(folder: Path) -> dict:
     try:
         meta = json.loads((folder / "checkpoint.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}/checkpoint.json cannot be read ({error}): use an earlier checkpoint") from error
+        raise CheckpointError(
+            f"{folder}/checkpoint.json cannot be read ({error}): use an earlier checkpoint"
+        ) from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} has checkpoint format {meta.get('format')}, this version reads {FORMAT}: "
@@ -140,7 +144,9 @@ def load_module(folder: Path, name: str, module: nn.Module) -> None:
     """
     stored = _load(folder / f"{name}.safetensors")
     wanted = module.state_dict()
-    wrong = [f"{k} is missing" for k in wanted if k not in stored] + [f"{k} is unknown" for k in stored if k not in wanted]
+    wrong = [f"{k} is missing" for k in wanted if k not in stored] + [
+        f"{k} is unknown" for k in stored if k not in wanted
+    ]
     wrong += [
         f"{k} is {tuple(stored[k].shape)} and should be {tuple(v.shape)}"
         for k, v in wanted.items()

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 class LossWeights:
     """Weights of the terms of the world model's loss; a term is left out where its weight is 0."""
 
-    latent: float = 1.0           # next latent, one step
-    open_loop: float = 1.0        # the same, `open_loop` steps through the cache
-    sigreg: float = 0.02          # the latents' distance from a unit Gaussian
-    reward: float = 10.0          # one step and open loop, rewards in units of their standard deviation
-    terminal: float = 1.0         # binary cross-entropy of `continue`
-    privileged: float = 1.0       # the simulator's state, read from latent and belief
-    decoder: float = 1.0          # video decoder, on detached latents
-    reconstruction: float = 0.0   # the decoder's gradient into the encoder, as a share of its own
+    latent: float = 1.0  # next latent, one step
+    open_loop: float = 1.0  # the same, `open_loop` steps through the cache
+    sigreg: float = 0.02  # the latents' distance from a unit Gaussian
+    reward: float = 10.0  # one step and open loop, rewards in units of their standard deviation
+    terminal: float = 1.0  # binary cross-entropy of `continue`
+    privileged: float = 1.0  # the simulator's state, read from latent and belief
+    decoder: float = 1.0  # video decoder, on detached latents
+    reconstruction: float = 0.0  # the decoder's gradient into the encoder, as a share of its own
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,11 @@ class ModelConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict) -> "ModelConfig":
+    def from_dict(cls, value: dict) -> ModelConfig:
         """From a YAML group or a checkpoint; raises ValueError that names keys this version does not know."""
         unknown = set(value) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown keys in the model's config: {sorted(unknown)}; known: {[f.name for f in fields(cls)]}")
+            raise ValueError(
+                f"unknown keys in the model's config: {sorted(unknown)}; known: {[f.name for f in fields(cls)]}"
+            )
         return cls(**value)

@@ -60,9 +60,7 @@ def open_loop_report(
     if model.position_head is not None:
         read = model.read_state(dream.beliefs[:, 1:], dream.latents[:, 1:])
         curves["state_r2"] = _r2(read, batch["privileged"][:, context:], alive)
-    report = {
-        f"{name}_{h}": float(curve[h - 1]) for name, curve in curves.items() for h in HORIZONS if h <= horizon
-    }
+    report = {f"{name}_{h}": float(curve[h - 1]) for name, curve in curves.items() for h in HORIZONS if h <= horizon}
     known = "privileged" if "privileged" in batch else "state" if "state" in batch else None
     if known:
         features = model.features(beliefs, latents)

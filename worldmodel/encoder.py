@@ -59,7 +59,9 @@ class CameraEncoder(nn.Module):
 
 def picture_to_input(image: Tensor) -> Tensor:
     """uint8 `[F, H, W, 3]` to `[F, 3, H, W]` in about [-1, 1], channels-last in memory as it arrives."""
-    dtype = torch.get_autocast_dtype(image.device.type) if torch.is_autocast_enabled(image.device.type) else torch.float32
+    dtype = (
+        torch.get_autocast_dtype(image.device.type) if torch.is_autocast_enabled(image.device.type) else torch.float32
+    )
     return image.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1.0)
 
 
@@ -94,7 +96,9 @@ class FrameEncoder(nn.Module):
             features += feature_width
         self.place = nn.Parameter(torch.zeros(tokens, feature_width))
         self.hidden = nn.Linear(features, feature_width)
-        self.project = nn.Sequential(nn.LayerNorm(feature_width), nn.SiLU(), nn.Linear(feature_width, latent_dim, bias=False))  # the mean goes anyway
+        self.project = nn.Sequential(
+            nn.LayerNorm(feature_width), nn.SiLU(), nn.Linear(feature_width, latent_dim, bias=False)
+        )  # the mean goes anyway
         self.standardize = Standardize(latent_dim)
         self.register_buffer("state_mean", torch.zeros(max(interface.state_dim, 1)))
         self.register_buffer("state_std", torch.ones(max(interface.state_dim, 1)))
@@ -115,9 +119,7 @@ class FrameEncoder(nn.Module):
         with reduced_precision(self.place.device):
             for key, camera in zip(self.keys, self.cameras):
                 features = camera(observation[key])
-                parts.append(
-                    rearrange(features, "f c (p h) (q w) -> f (p q) (h w c)", p=self.side, q=self.side)
-                )
+                parts.append(rearrange(features, "f c (p h) (q w) -> f (p q) (h w c)", p=self.side, q=self.side))
             if self.state is not None:
                 state = (observation["state"].float() - self.state_mean) / self.state_std
                 state = self.state(state.clamp(-10, 10))

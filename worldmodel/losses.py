@@ -85,9 +85,7 @@ def _privileged_loss(model, latents: Tensor, beliefs: Tensor, state: Tensor, val
     return loss
 
 
-def _decoder_loss(
-    model, latents: Tensor, batch: dict[str, Tensor], generator: torch.Generator | None
-) -> Tensor:
+def _decoder_loss(model, latents: Tensor, batch: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
     """Mean squared error of a few decoded frames, and states where there are any; their gradient reaches the encoder
     only as far as `losses.reconstruction` lets it."""
     config, flat = model.config, latents.flatten(0, 1)

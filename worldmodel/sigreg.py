@@ -8,7 +8,9 @@ from torch import Tensor
 from worldmodel.distributed import mean_over_processes
 
 
-def sigreg(latents: Tensor, generator: torch.Generator | None = None, projections: int = 128, knots: int = 17) -> Tensor:
+def sigreg(
+    latents: Tensor, generator: torch.Generator | None = None, projections: int = 128, knots: int = 17
+) -> Tensor:
     """Epps-Pulley statistic of random one-dimensional projections (LeJEPA, Balestriero & LeCun 2025, eq. 7).
 
     The empirical characteristic function is averaged over all processes, so that the statistic is that of the whole

@@ -52,7 +52,9 @@ class Trainer:
 
     LIMIT = 1e4  # losses start near ten; none that comes here comes back
 
-    def __init__(self, fabric, module: nn.Module, config: OptimizerConfig, total_updates: int, loss: tuple[str, ...] = ("loss",)):
+    def __init__(
+        self, fabric, module: nn.Module, config: OptimizerConfig, total_updates: int, loss: tuple[str, ...] = ("loss",)
+    ):
         self.fabric, self.config, self.total, self.loss = fabric, config, total_updates, loss
         self.updates = 0
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -74,7 +76,9 @@ class Trainer:
         loss = sum(scalars[name] for name in self.loss)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+        )
         value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm_value)) or abs(value) > self.LIMIT:
             raise Diverged(f"loss {value:.4g} and gradient norm {norm_value:.4g} at update {self.updates}")

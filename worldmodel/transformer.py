@@ -32,20 +32,30 @@ class Memory:
     latent: Tensor
     belief: Tensor
 
-    def forget(self, rows: Tensor) -> "Memory":
+    def forget(self, rows: Tensor) -> Memory:
         """The same memory with nothing remembered in `rows` (bool `[B]`): they start a new episode."""
         return Memory(self.keys, self.values, self.valid & ~rows[:, None], self.position, self.latent, self.belief)
 
-    def select(self, rows: Tensor) -> "Memory":
+    def select(self, rows: Tensor) -> Memory:
         """The memory of some rows (indices `[R]`)."""
         return Memory(
-            self.keys[:, rows], self.values[:, rows], self.valid[rows], self.position, self.latent[rows], self.belief[rows]
+            self.keys[:, rows],
+            self.values[:, rows],
+            self.valid[rows],
+            self.position,
+            self.latent[rows],
+            self.belief[rows],
         )
 
-    def detach(self) -> "Memory":
+    def detach(self) -> Memory:
         """The same without a gradient."""
         return Memory(
-            self.keys.detach(), self.values.detach(), self.valid, self.position, self.latent.detach(), self.belief.detach()
+            self.keys.detach(),
+            self.values.detach(),
+            self.valid,
+            self.position,
+            self.latent.detach(),
+            self.belief.detach(),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +16,7 @@ from envs.tasks import PHYSICS_STEPS
 _ASSETS = Path(__file__).parent.parent / "assets"
 
 
-class Task(gymnasium.Env):
+class Task(gymnasium.Env, abc.ABC):
     """A MuJoCo world with a reward.
 
     **Reward.** Every task defines a reward in [0, 1] for one physics step; `step` returns the sum over its four physics
@@ -93,17 +94,17 @@ class Task(gymnasium.Env):
         self.data.qpos[:] = state[:nq]
         self.data.qvel[:] = state[nq:] if state.size > nq else 0.0
 
+    @abc.abstractmethod
     def _place(self, rng: np.random.Generator, broad: bool) -> None:
         """Draw a start (and a goal) into `data`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _reward(self) -> float:
         """The reward of the current physics step, in [0, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _observation(self) -> np.ndarray:
         """The state as a float32 vector."""
-        raise NotImplementedError
 
     def _info(self) -> dict:
         return {}
@@ -134,9 +135,9 @@ class GoalTask(Task):
         if options.get("goal") is not None:
             self.goal[:] = np.asarray(options["goal"], float)
 
+    @abc.abstractmethod
     def _success(self) -> bool:
         """The goal is reached now."""
-        raise NotImplementedError
 
     def _info(self) -> dict:
         return {"success": self._success()}

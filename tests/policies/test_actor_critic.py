@@ -17,7 +17,7 @@ def by_hand(rewards, continues, values, discount, trace):
     """The recursion of the lambda-return as n-step returns, written out."""
     out = []
     for t in range(len(rewards)):
-        total, weight = 0.0, 1.0
+        total = 0.0
         for n in range(1, len(rewards) - t + 1):  # n-step return from t
             n_step, alive = 0.0, 1.0
             for k in range(n):
@@ -32,7 +32,9 @@ def by_hand(rewards, continues, values, discount, trace):
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.5, 0.95, 1.0])
-@pytest.mark.parametrize("ends", [[1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0.3, 1, 0.9, 1]])
+@pytest.mark.parametrize(
+    "ends", [[1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0.3, 1, 0.9, 1]]
+)
 def test_lambda_return_equals_the_mixture_of_n_step_returns(trace, ends):
     g = torch.Generator().manual_seed(0)
     rewards, values = torch.randn(1, 5, generator=g), torch.randn(1, 6, generator=g)
@@ -48,7 +50,11 @@ def test_nothing_after_an_episodes_end_reaches_its_return():
 
 
 def test_lambda_return_has_the_right_gradients():
-    inputs = [torch.randn(2, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)]
+    inputs = [
+        torch.randn(2, 4, dtype=torch.float64),
+        torch.rand(2, 4, dtype=torch.float64),
+        torch.randn(2, 5, dtype=torch.float64),
+    ]
     inputs = [x.requires_grad_() for x in inputs]
     assert torch.autograd.gradcheck(lambda r, c, v: lambda_return(r, c, v, 0.9, 0.8), inputs)
 

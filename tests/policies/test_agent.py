@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import envs
-from policies.agent import Agent, BeliefPolicy
+from policies.agent import ActorPolicy, Agent, BeliefPolicy
 from policies.policy import Policy
 from policies.rollout import rollout
 from policies.video import open_loop_schedule
@@ -103,7 +103,7 @@ def test_input_that_the_model_was_not_made_for_is_named():
     with pytest.raises(ValueError, match="'state'.*only"):
         agent.policy("actor").act({"image": np.zeros((1, 32, 32, 3), np.uint8)})
     with pytest.raises(ValueError, match="checkpoint=<folder>"):
-        BeliefPolicy(agent=None)
+        ActorPolicy(agent=None)
 
 
 def test_the_dream_in_a_video_sees_no_frame_after_its_start():

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-SCRIPT = '''
+SCRIPT = """
 import sys, torch
 sys.path.insert(0, sys.argv[3])
 from lightning_fabric import Fabric
@@ -37,7 +37,7 @@ for step in range(3):
     trainer.update(mine, torch.Generator().manual_seed(step))
 if fabric.is_global_zero:
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, sys.argv[2])
-'''
+"""
 
 
 def test_two_processes_train_the_same_model_as_one(tmp_path):

@@ -24,7 +24,10 @@ def batch_for(interface: Interface, windows: int = 4, length: int = 6, seed: int
     """Random windows with the layout of `WindowSampler.sample`."""
     g = torch.Generator().manual_seed(seed)
     frames = (windows, length + 1)
-    batch = {key: torch.randint(0, 256, (*frames, *shape), dtype=torch.uint8, generator=g) for key, shape in interface.cameras.items()}
+    batch = {
+        key: torch.randint(0, 256, (*frames, *shape), dtype=torch.uint8, generator=g)
+        for key, shape in interface.cameras.items()
+    }
     for key, size in (("state", interface.state_dim), ("privileged", interface.privileged_dim)):
         if size:
             batch[key] = torch.randn(*frames, size, generator=g)

@@ -1,0 +1,374 @@
+"""One training run: does the chunks of its schedule, checkpoints between them, goes on after any interruption."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from policies.agent import Agent
+from policies.baselines import RandomPolicy
+from policies.collect import collect
+from policies.rollout import rollout
+from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule
+from policies.starts import start_memories
+from policies.video import record
+from policies.view import observed
+from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, point, read_meta, save_checkpoint
+from worldmodel.data import EpisodeStore, WindowSampler
+from worldmodel.diagnostics import open_loop_report
+from worldmodel.imagination import imagine
+from worldmodel.interface import Interface
+from worldmodel.metrics import Averages, MetricsLogger
+from worldmodel.progress import Progress
+from worldmodel.provenance import commit, versions
+from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
+
+FILMED_STEPS = 100  # of the short videos during training
+
+
+class Run:
+    """One training run and where it stands.
+
+    Args:
+        config: the resolved config of `worldmodel train`.
+        folder: the run folder.
+        make_vector: `make_vector(count, workers=0)` gives a vector env of the configured env.
+        progress: bars.
+        fabric: a launched `lightning_fabric.Fabric`.
+    """
+
+    def __init__(self, config: dict, folder: Path, make_vector, progress: Progress, fabric):
+        self.config, self.training, self.folder = config, config["training"], Path(folder)
+        self.make_vector, self.progress, self.fabric = make_vector, progress, fabric
+        self.first = fabric.is_global_zero
+        self.offline = config["data"] is not None
+        self.chunks = schedule(self.training, self.offline)
+        self.chunk = self.env_steps = self.seeds_used = 0
+        self.best_return = -float("inf")
+        self.episode_steps = 250  # of a validation episode, once there was one
+        self.envs: dict[tuple[int, int], object] = {}
+        self.bars: dict[str, float] = {}
+
+        torch.manual_seed(config["seed"])
+        self.store = self._open_store()
+        self.agent = Agent.new(self.store.interface, config)
+        self.model, self.behavior = self.agent.model, self.agent.behavior
+        # The rate has come down when imagination begins: an actor needs an accurate model more than a fast one.
+        learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
+        behave = sum(c.amount for c in self.chunks if c.kind == "behave")
+        self.model_trainer = Trainer(fabric, self.model, OptimizerConfig(**self.training["optimizer"]), learn)
+        rate = self.behavior.config
+        self.behavior_trainer = Trainer(
+            fabric,
+            self.behavior,
+            OptimizerConfig(rate.learning_rate, warmup=1, final_rate=rate.final_rate, weight_decay=0.0, clip=rate.clip),
+            behave,
+            loss=("actor_loss", "critic_loss"),
+        )
+        self.metrics = MetricsLogger(self.folder, config["logging"]["wandb"], config) if self.first else None
+        self.averages = Averages()
+        self.saved = time.monotonic()
+
+    # Data
+
+    def _open_store(self) -> EpisodeStore:
+        if self.offline:
+            return EpisodeStore.open(self.config["data"])
+        folder = self.folder / "data"
+        if self.first:
+            if (folder / "store.json").exists():
+                return EpisodeStore.open(folder, writable=True)
+            interface = Interface(**self.env(1).interface)
+            store = EpisodeStore.create(folder, interface, {"env": self.config["env"]})
+        self.fabric.barrier()
+        return store if self.first else EpisodeStore.open(folder)
+
+    def env(self, count: int, workers: int = 0):
+        """A vector env of `count` rows, made once."""
+        if (count, workers) not in self.envs:
+            self.envs[count, workers] = self.make_vector(count, workers=workers)
+        return self.envs[count, workers]
+
+    # The loop
+
+    def go(self) -> None:
+        """Do every chunk that is left.
+
+        Raises:
+            Diverged: training failed; the message names the last good checkpoint.
+        """
+        while self.chunk < len(self.chunks):
+            phase = self.chunks[self.chunk].phase
+            unit = "steps" if phase == "collect" else "updates"
+            part = [c for c in self.chunks if c.phase == phase]
+            total = sum(self._work(c) for c in part)
+            done = sum(self._work(c) for c in self.chunks[: self.chunk] if c.phase == phase)
+            with self.progress.phase(phase, total, unit, start=done) as bar:
+                while self.chunk < len(self.chunks) and self.chunks[self.chunk].phase == phase:
+                    self._do(self.chunks[self.chunk], bar)
+                    self.chunk += 1
+                    if time.monotonic() - self.saved > 60 * self.config["logging"]["checkpoint_minutes"]:
+                        self.save()
+        self.save()
+
+    @staticmethod
+    def _work(chunk: Chunk) -> int:
+        return chunk.amount if chunk.kind in ("learn", "behave", "collect") else 0
+
+    def _do(self, chunk: Chunk, bar) -> None:
+        work = {
+            "collect": self._collect,
+            "act": self._act,
+            "learn": self._learn,
+            "behave": self._behave,
+            "validate": self._validate,
+        }[chunk.kind]
+        try:
+            work(chunk, bar, chunk_seed(self.config["seed"], self.chunk, self.fabric.global_rank))
+        except Diverged as error:
+            last = self.folder / "checkpoints" / "last"
+            known = f"the last good checkpoint is {last.resolve()}" if last.exists() else "there is no checkpoint yet"
+            raise Diverged(
+                f"{error} in phase {chunk.phase}: {known}. Lower training.optimizer.learning_rate or "
+                "behavior.learning_rate, or look at metrics.jsonl for what grew"
+            ) from error
+
+    def _collect(self, chunk: Chunk, bar, seed: int) -> None:
+        options = self.training["collect"]
+        if self.first:
+            policy = RandomPolicy(interface=self.store.interface, seed=seed, **options["policy"])
+            self._add(policy, chunk.amount, options["envs"], options["workers"], options, bar.advance, "random")
+        self._after_collection()
+
+    def _act(self, chunk: Chunk, bar, seed: int) -> None:
+        options = self.training["online"]
+        if self.first:
+            sample = {"sample": True} if options["act_with"] == "actor" else {}
+            policy = self.agent.policy(options["act_with"], seed, noise=options["noise"], **sample)
+            # Whole episodes: as many side by side as the round has steps for.
+            envs = min(self.training["collect"]["envs"], max(1, chunk.amount // self.episode_steps))
+            summary = self._add(policy, chunk.amount, envs, self.training["collect"]["workers"], options, None, "actor")
+            self.log("online", collected_return=summary["return_mean"], round=chunk.round)
+        self._after_collection()
+
+    def _add(self, policy, steps: int, envs: int, workers: int, options: dict, advance, name: str) -> dict:
+        seeds = itertools.count(COLLECTION_SEED + self.seeds_used)
+        summary = collect(
+            policy,
+            self.env(envs, workers),
+            self.store,
+            steps,
+            seeds,
+            broad_fraction=options["broad_fraction"],
+            max_steps=options.get("episode_steps"),
+            name=name,
+            on_step=advance,
+        )
+        self.seeds_used += summary["episodes"]
+        self.env_steps += summary["env_steps"]
+        return summary
+
+    def _after_collection(self) -> None:
+        self.fabric.barrier()
+        if not self.first:
+            self.store.refresh()
+
+    def _set_scales(self, seed: int) -> None:
+        """Units of rewards and states, once, from the data that training starts with."""
+        state = None
+        if self.store.interface.state_dim:
+            sample = WindowSampler(self.store, 1, 4096, seed).sample()["state"][:, 0]
+            state = (sample.mean(0), sample.std(0))
+        reward_std = self.store.reward_std()
+        privileged = self.store.privileged_stats() if self.store.interface.privileged_dim else None
+        self.model.set_scales(reward_std, privileged, state)
+        self.behavior.set_reward_scale(float(self.model.transition.reward_scale))
+
+    def _learn(self, chunk: Chunk, bar, seed: int) -> None:
+        options = self.training
+        if self.model_trainer.updates == 0:
+            self._set_scales(chunk_seed(self.config["seed"], self.chunk))
+        sampler = WindowSampler(
+            self.store,
+            options["window"],
+            options["batch_size"],
+            seed,
+            recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
+            recent_episodes=options["recent_episodes"],
+        )
+        generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
+        self.model.train()
+        for _ in range(chunk.amount):
+            batch = self.fabric.to_device(sampler.sample())
+            self._step(chunk, bar, self.model_trainer.update(batch, generator))
+        self.model.eval()
+
+    def _behave(self, chunk: Chunk, bar, seed: int) -> None:
+        options, starts = self.training, self.behavior.config.starts
+        self.model.eval().requires_grad_(False)
+        pool = start_memories(
+            self.model,
+            self.store,
+            min(4 * starts, starts * chunk.amount),
+            seed,
+            recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
+            recent_episodes=options["recent_episodes"],
+        )
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        for _ in range(chunk.amount):
+            rows = torch.randint(len(pool.valid), (starts,), generator=generator, device=self.model.device)
+            scalars = self.behavior_trainer.update(
+                self.model, pool.select(rows), generator, after=self.behavior.update_target
+            )
+            self._step(chunk, bar, scalars)
+        self.model.requires_grad_(True)
+
+    def _step(self, chunk: Chunk, bar, scalars: dict) -> None:
+        bar.advance(1)
+        prefix = "model" if chunk.kind == "learn" else "behavior"
+        self.averages.add(**{f"{prefix}/{name}": value for name, value in scalars.items()})
+        if self.updates % self.config["logging"]["every"] == 0 and self.first:
+            means = self.averages.pop()
+            self.log(chunk.phase, **means)
+            shown = ("model/open_loop", "model/reward", "behavior/imagined_return", "validation_return")
+            bar.note("  ".join(f"{k.split('/')[-1]} {means[k]:.3g}" for k in shown if k in means))
+
+    def _validate(self, chunk: Chunk, bar, seed: int) -> None:
+        count = self.training["validation_episodes"]
+        if not (self.first and count and self.make_vector):
+            return
+        seeds = list(range(VALIDATION_SEED, VALIDATION_SEED + count))
+        episodes = list(rollout(self.agent.policy("actor"), self.env(count), seeds, name="actor"))
+        score = float(np.mean([e["info"]["return"] for e in episodes]))
+        self.episode_steps = max(len(e["reward"]) for e in episodes)
+        report = open_loop_report(self.model, self.store) | self._imagined_against_real(episodes)
+        self.log(chunk.phase, validation_return=score, **report)
+        words = f"return {score:.0f}"
+        if "reward_r2_10" in report:
+            words += f"  reward R2 at 1/5/10 steps {report['reward_r2_1']:.2f}/{report['reward_r2_5']:.2f}/{report['reward_r2_10']:.2f}"
+        self.progress.line(f"round {chunk.round}: {words}")
+        bar.note(words)
+        every = self.config["logging"]["video_every"]
+        if every and chunk.round % every == 0:
+            self._film(episodes[0], chunk)
+        if score > self.best_return:
+            self.best_return = score
+            self.save(best=True)
+
+    def _film(self, episode: dict, chunk: Chunk) -> None:
+        """A short video of a validation episode, so that progress can be seen before the end."""
+        if not self.store.interface.cameras:
+            return
+        short = {
+            key: value[: FILMED_STEPS + (key not in ("action", "reward"))] if isinstance(value, np.ndarray) else value
+            for key, value in episode.items()
+        }
+        path = self.folder / "videos" / f"{chunk.phase}_{chunk.round:03d}.mp4"
+        title = f"{self.config['env']['id']}  round {chunk.round}  return {episode['info']['return']:.0f}"
+        record(self.agent.view, short, path, fps=self.store.interface.fps, title=title)
+        self.progress.line(f"video {path}")
+
+    @torch.no_grad()
+    def _imagined_against_real(self, episodes: list[dict], every: int = 25) -> dict[str, float]:
+        """Reward over the actor's horizon: imagined from real moments of its own episodes, and what it then got."""
+        model, actor, horizon = self.model, self.behavior.actor, self.behavior.config.horizon
+        imagined, real = [], []
+        for episode in episodes:
+            latents, beliefs, cache, _ = observed(model, episode)
+            for t in range(0, len(episode["reward"]) - horizon + 1, every):
+                memory = model.belief.remember(cache, latents[:, : t + 1], beliefs[:, : t + 1])
+                dream = imagine(model, memory, lambda belief, latent: actor(model.features(belief, latent))[0], horizon)
+                imagined.append(dream.rewards.sum().item())
+                real.append(float(episode["reward"][t : t + horizon].sum()))
+        if not real:
+            return {}
+        return {
+            "imagined_reward": float(np.mean(imagined)),
+            "real_reward": float(np.mean(real)),
+            "imagined_reward_error": float(np.mean(np.abs(np.subtract(imagined, real)))),
+        }
+
+    @property
+    def updates(self) -> int:
+        """Of the world model and of the behaviour together."""
+        return self.model_trainer.updates + self.behavior_trainer.updates
+
+    def log(self, phase: str, **values) -> None:
+        """A line of metrics; values that are None are left out."""
+        values = {key: value for key, value in values.items() if value is not None}
+        self.metrics.log(self.updates, self.env_steps, phase, **values)
+
+    # Checkpoints
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint of everything that the rest of the run depends on; `best` is called inside the chunk that
+        it ends."""
+        done = self.chunk + best
+        folder = self.folder / "checkpoints" / f"{done:05d}"
+        if self.first:
+            meta = {
+                "chunk": done,
+                "env_steps": self.env_steps,
+                "seeds_used": self.seeds_used,
+                "episodes": len(self.store),
+                "best_return": self.best_return if np.isfinite(self.best_return) else None,
+                "episode_steps": self.episode_steps,
+                "model_updates": self.model_trainer.updates,
+                "behavior_updates": self.behavior_trainer.updates,
+                "metrics_lines": self.metrics.lines,
+                "interface": self.store.interface.to_dict(),
+                "config": self.config,
+                "versions": versions(),
+                "commit": commit(),
+            }
+            save_checkpoint(
+                folder,
+                {"model": self.model, "behavior": self.behavior},
+                {"model": self.model_trainer.optimizer, "behavior": self.behavior_trainer.optimizer},
+                meta,
+            )
+            if best:
+                point(self.folder / "checkpoints" / "best", folder)
+        if not best:
+            self.fabric.barrier()
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go back to the run's last checkpoint, or to the beginning if it was stopped before the first; what was
+        collected or logged after it is dropped."""
+        if not (self.folder / "checkpoints" / "last").exists():
+            if self.first:
+                self.metrics.truncate(-1)
+                if not self.offline:
+                    self.store.truncate(0)
+            return
+        folder = find_checkpoint(self.folder / "checkpoints" / "last")
+        meta = read_meta(folder)
+        load_module(folder, "model", self.model)
+        load_module(folder, "behavior", self.behavior)
+        load_optimizer(folder, "model", self.model_trainer.optimizer)
+        load_optimizer(folder, "behavior", self.behavior_trainer.optimizer)
+        self.chunk, self.env_steps, self.seeds_used = meta["chunk"], meta["env_steps"], meta["seeds_used"]
+        self.episode_steps = meta["episode_steps"]
+        self.best_return = -float("inf") if meta["best_return"] is None else meta["best_return"]
+        self.model_trainer.updates, self.behavior_trainer.updates = meta["model_updates"], meta["behavior_updates"]
+        self.model.eval()
+        if self.first:
+            if not self.offline:
+                self.store.truncate(meta["episodes"])
+            self.metrics.truncate(self.updates, meta["metrics_lines"])
+        self.fabric.barrier()
+        if not self.first:
+            self.store.refresh()
+
+    def close(self) -> None:
+        """Free envs, files and logs."""
+        for env in self.envs.values():
+            env.close()
+        self.store.close()
+        if self.metrics:
+            self.metrics.close()
