@@ -84,4 +84,4 @@ def announce(config: dict, folder: Path, interface: Interface, progress: Progres
             f"({free / 1e9:.0f} GB free), {need['ram_bytes'] / 1e6:.0f} MB of memory for data"
         )
     else:
-        progress.line(f"offline on {config['data']}, in {folder}")
+        progress.line(f"{config['env']['id']} in {folder}: offline, on the episodes in {config['data']}")

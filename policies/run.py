@@ -77,7 +77,10 @@ class Run:
 
     def _open_store(self) -> EpisodeStore:
         if self.offline:
-            return EpisodeStore.open(self.config["data"])
+            store = EpisodeStore.open(self.config["data"])
+            if self.first:  # what is learned from these episodes is validated in the env
+                store.require_interface(Interface(**self.env(1).interface))
+            return store
         folder = self.folder / "data"
         if self.first:
             if (folder / "store.json").exists():

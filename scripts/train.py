@@ -21,6 +21,8 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         raise SettingsError(
             f"{folder} holds a run. To go on with it: resume=true run={folder}; else name another folder"
         )
+    elif config.data is not None:
+        config = merge_with_saved(_env_of(config.data), config, overrides)
     config.run = str(folder)
 
     from policies.pipeline import train
@@ -31,6 +33,17 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 def _is_first_process() -> bool:
     """Whether this is the process that begins the run: the others of a distributed one find its folder in use."""
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
+def _env_of(data: str) -> DictConfig:
+    """The env settings that a folder of episodes was recorded with."""
+    from worldmodel.data import EpisodeStore
+
+    store = EpisodeStore.open(data)
+    try:
+        return OmegaConf.create({"env": store.meta["env"]} if "env" in store.meta else {})
+    finally:
+        store.close()
 
 
 def _settings_of(folder: Path) -> DictConfig:
