@@ -7,6 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def process_count() -> int:
+    """Processes that train together; 1 outside a `torchrun`, and where torch has no distributed package."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 class _MeanOverProcesses(torch.autograd.Function):
     """All-reduce whose backward is an all-reduce: every process's loss depends on every process's statistics, and
     DDP averages the gradients afterwards, so the mean is the right one in both directions."""
@@ -26,6 +31,4 @@ class _MeanOverProcesses(torch.autograd.Function):
 
 def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of `value` over the processes of a `torchrun`; `value` itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    return _MeanOverProcesses.apply(value)
+    return value if process_count() == 1 else _MeanOverProcesses.apply(value)

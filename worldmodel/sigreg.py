@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.distributed import mean_over_processes
+from worldmodel.distributed import mean_over_processes, process_count
 
 
 def sigreg(
@@ -31,5 +31,4 @@ def sigreg(
     real = mean_over_processes(phase.cos().mean(0))
     imaginary = mean_over_processes(phase.sin().mean(0))
     error = ((real - target).square() + imaginary.square()) * target
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    return 2 * torch.trapezoid(error, knot, dim=-1).mean() * latents.shape[0] * processes
+    return 2 * torch.trapezoid(error, knot, dim=-1).mean() * latents.shape[0] * process_count()
