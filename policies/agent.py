@@ -98,14 +98,22 @@ def to_tensors(observation: Observation, interface: Interface, device: torch.dev
 
 
 class BeliefPolicy(abc.ABC):
-    """Keeps the belief of every row up to date; subclasses choose the action."""
+    """Keeps the belief of every row up to date; subclasses choose the action.
 
-    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0):
+    Args:
+        agent: whose model it believes.
+        interface: of the env; the agent's own when None.
+        seed: of all that it draws.
+        noise: standard deviation of Gaussian noise added to continuous actions.
+    """
+
+    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, noise: float = 0.0):
         if agent is None:
             raise ValueError("this policy acts with a trained model: give checkpoint=<folder>")
         self.agent = agent
         self.interface = interface or agent.interface
         self.generator = torch.Generator(agent.model.device).manual_seed(seed)
+        self.noise = noise
         self.memory = self.previous = None
 
     @torch.no_grad()
@@ -135,6 +143,8 @@ class BeliefPolicy(abc.ABC):
         model.train(training)
         if self.interface.discrete:
             action = torch.nn.functional.one_hot(action.argmax(-1), action.shape[-1]).to(action.dtype)
+        elif self.noise:
+            action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
         self.previous = action.clamp(-1, 1)
         return self.previous.cpu().numpy()
 
@@ -148,20 +158,12 @@ class ActorPolicy(BeliefPolicy):
 
     Args:
         sample: draw from the actor's distribution, as when collecting.
-        noise: standard deviation of Gaussian noise added to continuous actions.
+        common: see `BeliefPolicy`.
     """
 
-    def __init__(
-        self,
-        *,
-        agent: Agent,
-        interface: Interface | None = None,
-        seed: int = 0,
-        sample: bool = False,
-        noise: float = 0.0,
-    ):
-        super().__init__(agent=agent, interface=interface, seed=seed)
-        self.sample, self.noise = sample, noise
+    def __init__(self, *, sample: bool = False, **common):
+        super().__init__(**common)
+        self.sample = sample
 
     @torch.no_grad()
     def imagine(self, horizon: int) -> Trajectory:
@@ -172,8 +174,6 @@ class ActorPolicy(BeliefPolicy):
     def choose(self) -> Tensor:
         features = self.agent.model.features(self.memory.belief, self.memory.latent)
         action, _ = self.agent.behavior.actor(features, sample=self.sample, generator=self.generator)
-        if self.noise and not self.interface.discrete:
-            action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
         return action
 
 
@@ -182,22 +182,14 @@ class PlannerPolicy(BeliefPolicy):
     critic.
 
     Args:
-        planner: the options of a planner, with its `name`: the config group `planner`.
-        noise: standard deviation of Gaussian noise added to continuous actions.
+        planner: the options of a planner, with its `name`: the config group `planner`; the checkpoint's when None.
+        common: see `BeliefPolicy`.
     """
 
-    def __init__(
-        self,
-        *,
-        agent: Agent,
-        interface: Interface | None = None,
-        seed: int = 0,
-        planner: dict | None = None,
-        noise: float = 0.0,
-    ):
-        super().__init__(agent=agent, interface=interface, seed=seed)
+    def __init__(self, *, planner: dict | None = None, **common):
+        super().__init__(**common)
+        agent = self.agent
         options = dict(planner or agent.config["planner"])
-        self.noise = noise
         self.planner = build_planner(
             options.pop("name"),
             self.interface.action_dim,
@@ -241,7 +233,4 @@ class PlannerPolicy(BeliefPolicy):
     def choose(self) -> Tensor:
         rows = self.memory.latent.shape[0]
         plan = self.planner.plan(self.score, rows, proposals=self.propose(), generator=self.generator)
-        action = plan.actions[:, 0]
-        if self.noise and not self.interface.discrete:
-            action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
-        return action
+        return plan.actions[:, 0]

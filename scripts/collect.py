@@ -36,7 +36,11 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         f"{wanted.steps:,} steps take {_size(need['disk_bytes'])} of disk ({_size(free)} free) "
         f"and {_size(need['ram_bytes'])} of memory"
     )
-    store = _open(Path(config.data), interface, {"env": OmegaConf.to_container(config.env), "command": ["worldmodel collect", *overrides]})
+    store = _open(
+        Path(config.data),
+        interface,
+        {"env": OmegaConf.to_container(config.env), "command": ["worldmodel collect", *overrides]},
+    )
     for problem in store.problems:
         out.print(f"warning: {problem}", markup=False)
     first = COLLECTION_SEED * (1 + config.seed) + len(store)  # evaluation's seeds lie far below

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.cli import verbs
+from scripts.help import verbs
 from scripts.results import ROOT, number, with_table
 
 KEYS = {"claim", "command", "machine", "commit", "versions", "seeds", "values", "mean", "interval", "bar", "met"}
