@@ -13,4 +13,13 @@ for folder in (_TESTS, _TESTS.parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import pytest
+
 import envs  # noqa: F401  chooses the GL backend, and loads triton before the first GL context
+
+
+@pytest.fixture(autouse=True)
+def exact_matmuls():
+    """Training lets float32 matmuls run in bfloat16 units, for the whole process; a test starts without that."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_float32_matmul_precision("highest")
