@@ -113,6 +113,7 @@ class Run:
             with self.progress.phase(phase, total, unit, start=done) as bar:
                 while self.chunk < len(self.chunks) and self.chunks[self.chunk].phase == phase:
                     self._do(self.chunks[self.chunk], bar)
+                    self._flush(self.chunks[self.chunk], bar)
                     self.chunk += 1
                     if time.monotonic() - self.saved > 60 * self.config["logging"]["checkpoint_minutes"]:
                         self.save()
@@ -234,8 +235,14 @@ class Run:
         bar.advance(1)
         prefix = "model" if chunk.kind == "learn" else "behavior"
         self.averages.add(**{f"{prefix}/{name}": value for name, value in scalars.items()})
-        if self.updates % self.config["logging"]["every"] == 0 and self.first:
-            means = self.averages.pop()
+        if self.updates % self.config["logging"]["every"] == 0:
+            self._flush(chunk, bar)
+
+    def _flush(self, chunk: Chunk, bar) -> None:
+        """Log what the updates since the last line measured. Done at the end of a chunk too: nothing that a checkpoint
+        would have to keep is carried over."""
+        means = self.averages.pop()
+        if means and self.first:
             self.log(chunk.phase, **means)
             shown = ("model/open_loop", "model/reward", "behavior/imagined_return", "validation_return")
             bar.note("  ".join(f"{k.split('/')[-1]} {means[k]:.3g}" for k in shown if k in means))

@@ -164,6 +164,12 @@ def load_optimizer(folder: Path, name: str, optimizer: torch.optim.Optimizer) ->
         index, entry = key.split(".", 1)
         state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": read_meta(folder)["optimizers"][name]})
+    for parameter, entries in optimizer.state.items():
+        for entry, value in entries.items():
+            if (
+                value.shape == parameter.shape
+            ):  # in the parameter's own memory format, which fused kernels take for granted
+                entries[entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

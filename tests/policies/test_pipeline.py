@@ -17,6 +17,7 @@ import torch
 import envs
 from policies.agent import Agent
 from policies.pipeline import train
+from policies.run import Run
 from worldmodel.checkpoint import find_checkpoint, read_meta
 from worldmodel.data import EpisodeStore
 from worldmodel.metrics import read_metrics
@@ -105,6 +106,22 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, tmp_pa
     assert numbers(folder) == numbers(unbroken)
     mine, theirs = weights(folder), weights(unbroken)
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("chunk", [3, 5, 6])
+def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbroken, tmp_path, monkeypatch, chunk):
+    folder, do = tmp_path / "stopped", Run._do
+
+    def stop(self, *arguments):
+        if self.chunk == chunk:
+            raise KeyboardInterrupt
+        do(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "_do", stop)
+        run(folder)
+    run(folder, "resume=true")
+    assert numbers(folder) == numbers(unbroken)
 
 
 def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):
