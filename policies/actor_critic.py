@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.compilation import Compiled
 from worldmodel.distributed import mean_over_processes
 from worldmodel.imagination import imagine
 from worldmodel.kernels.lambda_return import lambda_return
 from worldmodel.transformer import Memory
+
+EPSILON = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -47,29 +51,27 @@ class Actor(nn.Module):
         self.discrete = discrete
         self.net = _mlp(features, width, action_dim if discrete else 2 * action_dim)
 
-    def forward(
-        self, features: Tensor, sample: bool = False, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]` up to a constant.
 
         Args:
-            sample: draw, instead of the mode.
-            generator: of the draw.
+            noise: standard normal numbers `[R, A]` that the draw is made from; zeros, as None, give the mode.
         """
         out = self.net(features)
         if self.discrete:
             # One percent of uniform keeps every choice alive (Hafner et al. 2023).
             probability = 0.99 * out.softmax(-1) + 0.01 / out.shape[-1]
             entropy = -(probability * probability.log()).sum(-1)
-            chosen = probability.argmax(-1)
-            if sample:
-                chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
-            action = F.one_hot(chosen, out.shape[-1]).to(out.dtype)
+            preference = probability.log()
+            if noise is not None:  # the largest of log-probabilities plus Gumbel noise is a draw (Gumbel 1954)
+                uniform = torch.special.ndtr(noise).clamp(EPSILON, 1 - EPSILON)
+                preference = preference - uniform.log().neg().log()
+            action = F.one_hot(preference.argmax(-1), out.shape[-1]).to(out.dtype)
             return action + probability - probability.detach(), entropy
         mean, spread = out.chunk(2, dim=-1)
         std = F.softplus(spread - 0.5) + 0.05
-        if sample:
-            mean = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        if noise is not None:
+            mean = mean + std * noise
         return mean.tanh(), std.log().mean(-1)
 
 
@@ -78,7 +80,8 @@ class ActorCritic(nn.Module):
 
     def __init__(self, features: int, action_dim: int, discrete: bool, config: ActorCriticConfig):
         super().__init__()
-        self.config = config
+        self.config, self.action_dim = config, action_dim
+        self.compiled: tuple[Compiled, Compiled] | None = None
         self.actor = Actor(features, action_dim, discrete, config.width)
         self.critic = _mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -107,12 +110,15 @@ class ActorCritic(nn.Module):
         """
         config, entropies = self.config, []
 
+        draw, step = self.compiled or (partial(self.draw, model), model.step)
+
         def policy(belief: Tensor, latent: Tensor) -> Tensor:
-            action, entropy = self.actor(model.features(belief, latent), sample=True, generator=generator)
+            noise = torch.randn(len(belief), self.action_dim, generator=generator, device=belief.device)
+            action, entropy = draw(belief, latent, noise)
             entropies.append(entropy)
             return action
 
-        dream = imagine(model, memory, policy, config.horizon)
+        dream = imagine(model, memory, policy, config.horizon, step=step)
         features = model.features(dream.beliefs, dream.latents)
         values = self.value(features, slow=True)
         rewards = dream.rewards
@@ -135,6 +141,14 @@ class ActorCritic(nn.Module):
             "entropy": entropy.detach().mean(),
             "saturation": (dream.actions.detach().abs() > 0.95).float().mean(),
         }
+
+    def draw(self, model, belief: Tensor, latent: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The actor's actions `[R, A]` and entropies `[R]` for beliefs and latents: see `Actor`."""
+        return self.actor(model.features(belief, latent), noise)
+
+    def compile_steps(self, model) -> None:
+        """From now on, imagine in `model` by compiled steps."""
+        self.compiled = Compiled(partial(self.draw, model)), Compiled(model.step)
 
     @torch.no_grad()
     def _update_range(self, returns: Tensor) -> Tensor:

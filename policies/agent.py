@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from policies.policy import Observation
 from policies.video import View
 from policies.view import model_view
 from worldmodel.checkpoint import find_checkpoint, load_module, read_meta
+from worldmodel.compilation import Compiled
 from worldmodel.config import ModelConfig
 from worldmodel.imagination import Trajectory, imagine
 from worldmodel.interface import Interface
 from worldmodel.model import WorldModel
-from worldmodel.precision import configure
+from worldmodel.precision import configure, reduced_copy
 
 
 @dataclass
@@ -173,8 +175,9 @@ class ActorPolicy(BeliefPolicy):
 
     def choose(self) -> Tensor:
         features = self.agent.model.features(self.memory.belief, self.memory.latent)
-        action, _ = self.agent.behavior.actor(features, sample=self.sample, generator=self.generator)
-        return action
+        shape, device = (len(features), self.interface.action_dim), features.device
+        noise = torch.randn(shape, generator=self.generator, device=device) if self.sample else None
+        return self.agent.behavior.actor(features, noise)[0]
 
 
 class PlannerPolicy(BeliefPolicy):
@@ -182,7 +185,8 @@ class PlannerPolicy(BeliefPolicy):
     critic.
 
     Args:
-        planner: the options of a planner, with its `name`: the config group `planner`; the checkpoint's when None.
+        planner: the options of a planner, with its `name`: the config group `planner`; the checkpoint's when None. It
+            plans in a copy of the model as it is now.
         common: see `BeliefPolicy`.
     """
 
@@ -197,6 +201,13 @@ class PlannerPolicy(BeliefPolicy):
             **options,
             device=agent.model.device,
         )
+        self.model = reduced_copy(agent.model)
+        self.step, self.draw = self.model.step, partial(agent.behavior.draw, self.model)
+        if self.planner.compile:
+            self.step = Compiled(self.step, lambda belief, latent, action, memory, tail: [
+                belief, latent, action, *tail.keys, *tail.values,
+            ])  # fmt: skip
+            self.draw = Compiled(self.draw, lambda *inputs: inputs)
         behavior = agent.behavior
         self.objective = RewardObjective(
             behavior.config.discount,
@@ -212,22 +223,25 @@ class PlannerPolicy(BeliefPolicy):
         """Plans of the actor, the first its mode: `[B, P, H, A]`."""
         if not self.planner.proposals:
             return None
-        model, rows, count = self.agent.model, self.memory.latent.shape[0], self.planner.proposals
-        mode = torch.arange(rows * count, device=model.device) % count == 0
+        rows, count = self.memory.latent.shape[0], self.planner.proposals
+        shape = (self.planner.horizon, rows, count, self.interface.action_dim)
+        noise = torch.randn(shape, generator=self.generator, device=self.memory.latent.device)
+        noise[:, :, 0] = 0.0
+        steps = iter(noise.flatten(1, 2))
 
         def policy(belief: Tensor, latent: Tensor) -> Tensor:
-            features = model.features(belief, latent)
-            drawn, _ = self.agent.behavior.actor(features, sample=True, generator=self.generator)
-            certain, _ = self.agent.behavior.actor(features)
-            return torch.where(mode[:, None], certain, drawn)
+            return self.draw(belief, latent, next(steps))[0]
 
-        dream = imagine(model, self.memory, policy, self.planner.horizon, count)
+        dream = imagine(self.model, self.memory, policy, self.planner.horizon, count, "before", self.step)
         return dream.actions.unflatten(0, (rows, count))
 
     def score(self, actions: Tensor) -> Tensor:
         """The objective of candidate plans `[B, C, H, A]`: `[B, C]`."""
-        rows, candidates = actions.shape[:2]
-        dream = imagine(self.agent.model, self.memory, actions.flatten(0, 1), actions.shape[2], candidates)
+        rows, candidates, horizon = actions.shape[:3]
+        if candidates == 1 and self.planner.compile:  # a single row would be compiled apart
+            return self.score(actions.expand(-1, 2, -1, -1))[:, :1]
+        actions = actions.flatten(0, 1)
+        dream = imagine(self.model, self.memory, actions, horizon, candidates, "last", self.step)
         return self.objective(dream).view(rows, candidates)
 
     def choose(self) -> Tensor:

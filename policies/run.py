@@ -57,6 +57,8 @@ class Run:
         self.store = self._open_store()
         self.agent = Agent.new(self.store.interface, config)
         self.model, self.behavior = self.agent.model, self.agent.behavior
+        if self.training["compile"]:
+            self.behavior.compile_steps(self.model)
         # The rate has come down when imagination begins: an actor needs an accurate model more than a fast one.
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
         behave = sum(c.amount for c in self.chunks if c.kind == "behave")

@@ -90,6 +90,20 @@ def check_triton() -> Finding:
         return Finding("triton", "note", f"{error}; torch's own operations are used", "pip install triton")
 
 
+def check_compiler() -> Finding:
+    code = (
+        "import json, os, sysconfig; from torch._inductor.cpp_builder import get_cpp_compiler; "
+        "header = os.path.join(sysconfig.get_path('include'), 'Python.h'); "
+        "assert os.path.exists(header), header + ' is missing'; print(json.dumps(get_cpp_compiler()))"
+    )
+    try:
+        return Finding("compiler", "ok", f"{in_subprocess(code)}, for torch.compile")
+    except RuntimeError as error:
+        return Finding(
+            "compiler", "note", f"{error}; planning takes twice as long", "apt-get install -y g++ python3-dev"
+        )
+
+
 def check_threads() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS")
@@ -234,6 +248,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "dependencies": check_dependencies,
     "torch": check_torch,
     "triton": check_triton,
+    "compiler": check_compiler,
     "threads": check_threads,
     "rendering": check_rendering,
     "ffmpeg": check_ffmpeg,

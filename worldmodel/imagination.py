@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ class Trajectory:
 
     Attributes:
         latents: `[R, H + 1, N, D]`, the first one observed.
-        beliefs: `[R, H + 1, N, W]`.
+        beliefs: `[R, H + 1, N, W]`, or those that were asked for.
         actions: `[R, H, A]`.
         rewards: `[R, H]`, in the env's units.
         continues: `[R, H]`, probability that the episode goes on after the step.
-        members: `[E, R, H, N, D]`, what each head of the transition made of every step.
+        members: for each of the H steps, what each head of the transition made of it, `[E, R, N, D]`.
     """
 
     latents: Tensor
@@ -29,12 +30,13 @@ class Trajectory:
     actions: Tensor
     rewards: Tensor
     continues: Tensor
-    members: Tensor
+    members: list[Tensor]
 
     @property
     def disagreement(self) -> Tensor:
         """Spread of the members, root mean square over the latent: `[R, H]`; 0 for an ensemble of one."""
-        return (self.members.var(0, unbiased=False).mean((-1, -2)) + 1e-12).sqrt()  # a gradient at 0 too
+        spread = torch.stack([step.var(0, unbiased=False).mean((-1, -2)) for step in self.members], 1)
+        return (spread + 1e-12).sqrt()  # a gradient at 0 too
 
 
 def imagine(
@@ -43,7 +45,8 @@ def imagine(
     policy: Callable[[Tensor, Tensor], Tensor] | Tensor,
     horizon: int,
     candidates: int = 1,
-    last_belief: bool = True,
+    beliefs: Literal["all", "last", "before"] = "all",
+    step: Callable | None = None,
 ) -> Trajectory:
     """Roll the model forward from `memory`. The history's cache is read in place and shared by all candidates; each
     step costs one frame.
@@ -55,7 +58,9 @@ def imagine(
             themselves, `[R, H, A]`.
         horizon: steps, H.
         candidates: C.
-        last_belief: whether the belief after the last step is wanted (a critic's is); without, `beliefs` is `[R, H, ...]`.
+        beliefs: which are wanted: "all"; "last", the one after the last step alone, `[R, 1, N, W]`; "before", those
+            that the actions were taken from, `[R, H, N, W]`, which spares the last.
+        step: `model.step`, or a faster form of it.
 
     Raises:
         ValueError: the actions' shape does not fit B, C and H.
@@ -67,24 +72,27 @@ def imagine(
             f"actions of shape {tuple(policy.shape)} do not fit {memory.latent.shape[0]} histories x {candidates} "
             f"candidates x {horizon} steps: expected ({rows}, {horizon}, action_dim)"
         )
-    latent = memory.latent.repeat_interleave(candidates, 0) if candidates > 1 else memory.latent
-    belief = memory.belief.repeat_interleave(candidates, 0) if candidates > 1 else memory.belief
-    latents, beliefs, actions, predictions, tail = [latent], [belief], [], [], None
-    for step in range(horizon):
-        action = policy[:, step] if given else policy(belief, latent)
-        prediction = model.transition(belief, latent, action)
+    latent = memory.latent.repeat_interleave(candidates, 0) if candidates > 1 else memory.latent.contiguous()
+    belief = memory.belief.repeat_interleave(candidates, 0) if candidates > 1 else memory.belief.contiguous()
+    given_steps = policy.transpose(0, 1).contiguous() if given else None
+    latents, believed, actions, predictions = [latent], [belief], [], []
+    tail, step = model.belief.begin(memory, rows), step or model.step
+    for t in range(horizon):
+        action = given_steps[t] if given else policy(belief, latent)
+        if beliefs != "before" or t < horizon - 1:
+            prediction, belief, tail = step(belief, latent, action, memory, tail)
+            believed.append(belief)
+        else:
+            prediction = model.transition(belief, latent, action)
         latent = prediction.latent
         latents.append(latent)
         actions.append(action)
         predictions.append(prediction)
-        if last_belief or step < horizon - 1:
-            belief, tail = model.extend(latent, action, memory, tail)
-            beliefs.append(belief)
     return Trajectory(
         latents=torch.stack(latents, 1),
-        beliefs=torch.stack(beliefs, 1),
+        beliefs=torch.stack(believed[-1:] if beliefs == "last" else believed, 1),
         actions=policy if given else torch.stack(actions, 1),
         rewards=torch.stack([p.reward for p in predictions], 1),
         continues=torch.stack([p.continue_logit for p in predictions], 1).sigmoid(),
-        members=torch.stack([p.members for p in predictions], 2),
+        members=[p.members for p in predictions],
     )

@@ -53,7 +53,7 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
 
     first = length - steps - 1  # the last frame that the open loop sees
     memory = model.belief.remember(cache, latents[:, : first + 1], beliefs[:, : first + 1])
-    dream = imagine(model, memory, action[:, first:], steps + 1, last_belief=False)
+    dream = imagine(model, memory, action[:, first:], steps + 1, beliefs="before")
     seen = valid[:, first + 1 :]
     terms["open_loop"] = _mean((dream.latents[:, 2:] - after[:, first + 1 :]).square().mean((-1, -2)), seen)
     open_reward = (dream.rewards[:, 1:] - batch["reward"][:, first + 1 :]) / model.transition.reward_scale

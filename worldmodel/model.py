@@ -11,7 +11,7 @@ from worldmodel.encoder import FrameEncoder
 from worldmodel.interface import Interface
 from worldmodel.losses import world_model_losses
 from worldmodel.transformer import BeliefTransformer, Memory, Tail
-from worldmodel.transition import Transition
+from worldmodel.transition import Prediction, Transition
 
 
 class WorldModel(nn.Module):
@@ -25,8 +25,7 @@ class WorldModel(nn.Module):
         self.interface, self.config = interface, config
         tokens, dim, width = config.latent_tokens, config.latent_dim, config.width
         self.encoder = FrameEncoder(interface, tokens, dim, config.channels, config.feature_width)
-        self.latent_in = nn.Linear(dim, width)
-        self.action_in = nn.Linear(interface.action_dim, width, bias=False)
+        self.inward = nn.Linear(dim + interface.action_dim, width)
         self.place = nn.Parameter(torch.zeros(tokens, width))
         self.belief = BeliefTransformer(width, config.layers, config.heads, config.kv_heads, config.window)
         self.transition = Transition(dim, width, interface.action_dim, config.head_width, config.ensemble)
@@ -80,7 +79,8 @@ class WorldModel(nn.Module):
 
     def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
         """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""
-        return self.latent_in(latent) + self.action_in(previous_action)[..., None, :] + self.place
+        action = previous_action[..., None, :].expand(*latent.shape[:-1], -1)
+        return self.inward(torch.cat([latent, action], dim=-1)) + self.place
 
     def observe_window(
         self, latents: Tensor, previous_action: Tensor, valid: Tensor | None = None
@@ -96,12 +96,18 @@ class WorldModel(nn.Module):
     def observe(self, observation: dict[str, Tensor], previous_action: Tensor, memory: Memory) -> Memory:
         """Take one frame `[B, ...]` and the action `[B, A]` before it (zeros at an episode's start) into the memory."""
         latent = self.encode(observation)
-        belief, tail = self.extend(latent, previous_action, memory, None)
+        tail = self.belief.begin(memory, len(latent))
+        belief, tail = self.belief.extend(self.inputs(latent, previous_action), memory, tail)
         return self.belief.append(memory, tail, latent, belief)
 
-    def extend(self, latent: Tensor, action: Tensor, memory: Memory, tail: Tail | None) -> tuple[Tensor, Tail]:
-        """Beliefs `[B * C, N, W]` after latents `[B * C, N, D]` that `action [B * C, A]` led to."""
-        return self.belief.extend(self.inputs(latent, action), memory, tail)
+    def step(
+        self, belief: Tensor, latent: Tensor, action: Tensor, memory: Memory, tail: Tail
+    ) -> tuple[Prediction, Tensor, Tail]:
+        """One imagined step of B x C rows: what `action [B * C, A]` leads to from `belief [B * C, N, W]` and `latent
+        [B * C, N, D]`, the belief after it, and the tail with it."""
+        prediction = self.transition(belief, latent, action)
+        belief, tail = self.belief.extend(self.inputs(prediction.latent, action), memory, tail)
+        return prediction, belief, tail
 
     def features(self, belief: Tensor, latent: Tensor) -> Tensor:
         """What a policy and a critic read, `[..., F]`: the belief's mean over tokens, and the latent."""

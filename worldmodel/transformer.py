@@ -1,4 +1,4 @@
-"""The belief transformer: block-causal over frames, with a sliding window and a key/value cache."""
+"""The belief transformer: block-causal over frames, with a sliding window and a key/value cache of fixed size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Memory:
     """The key/value cache of a history of B rows, and where it stands; candidates share it and never copy it.
 
     Attributes:
-        keys, values: `[layers, B, kv_heads, S * N, d]`, the last S <= window - 1 frames, rotated.
-        valid: `[B, S]` bool: which of those frames belong to the row's own episode.
-        position: time index of the next frame; only differences matter.
+        keys, values: `[layers, B, kv_heads, S * N, d]`, the last S = window - 1 frames, rotated; zeros where fewer were
+            seen.
+        valid: `[B, S]` bool: which of those frames were seen and belong to the row's own episode.
+        position: time index of the next frame, of no dimensions; only differences matter.
         latent: `[B, N, D]`, the latest frame.
         belief: `[B, N, W]` after it.
     """
@@ -28,7 +29,7 @@ class Memory:
     keys: Tensor
     values: Tensor
     valid: Tensor
-    position: int
+    position: Tensor
     latent: Tensor
     belief: Tensor
 
@@ -61,52 +62,58 @@ class Memory:
 
 @dataclass
 class Tail:
-    """What R = B x C rows imagined since the memory they share. A row that shares with none (C = 1) goes on in a window
-    of its own, which starts as the memory's.
+    """The window of R = B x C rows that go on from a memory: of the frames they imagined since, for candidates that
+    share the memory; of these and the memory's, for rows that share with none (C = 1). Its size never changes, so a
+    step is always the same computation.
 
     Attributes:
-        layers: each layer's keys and values `[R, kv_heads, S * N, d]`, at most `window` frames.
-        frames: imagined so far, also those that the window has left behind.
-        valid: `[B, S]` bool, which of them may be seen; None for all.
+        keys, values: of each layer, `[R, kv_heads, window * N, d]`.
+        valid: `[1 or R, window]` bool, which frames may be seen.
+        place: where the next frame will be written, in place, of no dimensions; None where that would break a gradient
+            or the order matters: then all move up, and the latest comes last.
+        past_valid: `[B, S]` bool, which of a shared memory's frames are still in the window; None where C = 1.
+        position: time index of the next frame, of no dimensions.
     """
 
-    layers: list[tuple[Tensor, Tensor]]
-    frames: int
-    valid: Tensor | None = None
+    keys: list[Tensor]
+    values: list[Tensor]
+    valid: Tensor
+    place: Tensor | None
+    past_valid: Tensor | None
+    position: Tensor
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: RMSNorm, grouped-query attention with QK-norm and RoPE, SwiGLU."""
+    """Pre-norm transformer block with attention and MLP side by side (Wang and Komatsuzaki 2021; Dehghani et al. 2023):
+    RMSNorm, grouped-query attention with QK-norm and RoPE, SwiGLU. Two matrices, so two launches, do all."""
 
     def __init__(self, width: int, heads: int, kv_heads: int):
         super().__init__()
         self.heads, self.kv_heads, self.dim = heads, kv_heads, width // heads
         hidden = -(-width * 2 // 32) * 32  # SwiGLU has three matrices: 2x is the cost of a 3x plain MLP
-        self.attention_norm = nn.RMSNorm(width)
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.dim, bias=False)
+        self.sizes = [(heads + kv_heads) * self.dim, kv_heads * self.dim, hidden, hidden]
+        self.norm = nn.RMSNorm(width)
+        self.inward = nn.Linear(width, sum(self.sizes), bias=False)
         self.qk_scale = nn.Parameter(torch.ones(heads + kv_heads, 1))
         scale = torch.tensor([self.dim**-0.5] * heads + [1.0] * kv_heads)
         self.register_buffer("score_scale", scale[:, None], persistent=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.RMSNorm(width)
-        self.mlp_in = nn.Linear(width, 2 * hidden, bias=False)
-        self.mlp_out = nn.Linear(hidden, width, bias=False)
+        self.outward = nn.Linear(width + hidden, width, bias=False)
 
-    def project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`x [B, S, W]` to normalised, rotated, scaled queries `[B, heads, S, d]` and keys, values
-        `[B, kv_heads, S, d]`; `phases [S, d / 2]` are of `rotary_phases`."""
-        packed = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.dim))
-        query_key, value = packed.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+    def project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`x [B, S, W]` to normalised, rotated, scaled queries `[B, heads, S, d]`, keys and values
+        `[B, kv_heads, S, d]`, and the MLP's hidden layer `[B, S, hidden]`; `phases [S, 2, d]` are of
+        `rotary_phases`."""
+        query_key, value, gate, up = self.inward(self.norm(x)).split(self.sizes, dim=-1)
+        query_key, value = query_key.unflatten(-1, (-1, self.dim)), value.unflatten(-1, (-1, self.dim))
         # QK-norm with one learned scale per head (Henry et al. 2020; Dehghani et al. 2023), and 1 / sqrt(d) of the scores.
         scale = self.qk_scale * self.score_scale
         query_key = rotate(F.rms_norm(query_key, (self.dim,)) * scale, phases[:, None]).transpose(1, 2)
-        return query_key[:, : self.heads], query_key[:, self.heads :], value.transpose(1, 2)
+        hidden = F.silu(gate) * up
+        return query_key[:, : self.heads], query_key[:, self.heads :], value.transpose(1, 2), hidden
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residuals of the attention `[B, heads, S, d]` and of the MLP."""
-        x = x + self.attention_out(attended.transpose(1, 2).flatten(2))
-        gate, up = self.mlp_in(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.mlp_out(F.silu(gate) * up)
+    def finish(self, x: Tensor, attended: Tensor, hidden: Tensor) -> Tensor:
+        """The residual of attention `[B, heads, S, d]` and MLP `[B, S, hidden]`."""
+        return x + self.outward(torch.cat([attended.transpose(1, 2).flatten(2), hidden], dim=-1))
 
 
 class BeliefTransformer(nn.Module):
@@ -134,12 +141,12 @@ class BeliefTransformer(nn.Module):
         mask = torch.where((age >= 0) & (age < self.window), 0.0, NEVER)
         mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
         if valid is not None:
-            mask = mask + torch.where(valid, 0.0, NEVER).repeat_interleave(tokens, 1)[:, None, None]
+            mask = mask + _mask(valid, tokens)[:, None, None]
         phases = rotary_phases(time.repeat_interleave(tokens), self.blocks[0].dim)
         x, cache = x.flatten(1, 2), []
         for block in self.blocks:
-            query, key, value = block.project(x, phases)
-            x = block.finish(x, attention(query, key, value, mask))
+            query, key, value, hidden = block.project(x, phases)
+            x = block.finish(x, attention(query, key, value, mask), hidden)
             cache.append((key, value))
         return self.norm(x).view(batch, frames, tokens, width), cache
 
@@ -148,90 +155,113 @@ class BeliefTransformer(nn.Module):
     ) -> Memory:
         """The memory after the last frame of `latents [B, T, N, D]`, `beliefs [B, T, N, W]` and their cache."""
         tokens, frames = latents.shape[2], latents.shape[1]
-        kept = min(frames, max(self.window - 1, 1))
-        keys = torch.stack([key[:, :, (frames - kept) * tokens : frames * tokens] for key, _ in cache])
-        values = torch.stack([value[:, :, (frames - kept) * tokens : frames * tokens] for _, value in cache])
+        size = self.window - 1
         if valid is None:
             valid = torch.ones(latents.shape[0], frames, dtype=torch.bool, device=latents.device)
-        return Memory(keys, values, valid[:, -kept:], frames, latents[:, -1], beliefs[:, -1])
+        keys, values = (
+            torch.stack([_latest(entry[which][:, :, : frames * tokens], size * tokens, 2) for entry in cache])
+            for which in (0, 1)
+        )
+        position = torch.full((), frames, device=latents.device)
+        return Memory(keys, values, _latest(valid, size, 1), position, latents[:, -1], beliefs[:, -1])
 
-    def extend(self, x: Tensor, memory: Memory, tail: Tail | None) -> tuple[Tensor, Tail]:
+    def begin(self, memory: Memory, rows: int) -> Tail:
+        """What `rows` = B x C rows start from."""
+        batch = memory.valid.shape[0]
+        if rows == batch:
+            keys, values = (
+                [_latest(entry, self.window * memory.latent.shape[1], 2) for entry in entries]
+                for entries in (memory.keys, memory.values)
+            )
+            return Tail(keys, values, _latest(memory.valid, self.window, 1), None, None, memory.position)
+        layers, _, kv_heads, _, dim = memory.keys.shape
+        shape = (rows, kv_heads, self.window * memory.latent.shape[1], dim)
+        keys, values = ([memory.keys.new_zeros(shape) for _ in range(layers)] for _ in range(2))
+        unseen = memory.valid.new_zeros(1, self.window)
+        place = None if torch.is_grad_enabled() else torch.zeros_like(memory.position)
+        past_valid = memory.valid.clone(memory_format=torch.contiguous_format)
+        return Tail(keys, values, unseen, place, past_valid, memory.position)
+
+    def extend(self, x: Tensor, memory: Memory, tail: Tail) -> tuple[Tensor, Tail]:
         """One more frame for B x C rows that share a memory of B rows.
 
         Args:
             x: `[B * C, N, W]` inputs of the new frame.
             memory: the shared history.
-            tail: what these rows imagined since then; None at the first step.
+            tail: of `begin`, or of the step before.
 
         Returns:
-            beliefs `[B * C, N, W]` and the longer tail.
+            beliefs `[B * C, N, W]` and the tail with the new frame.
         """
-        rows, tokens = x.shape[:2]
-        own = 1 if tail is None else tail.frames + 1
-        position = torch.full((tokens,), memory.position + own - 1, device=x.device)
-        phases = rotary_phases(position, self.blocks[0].dim)
-        shared = rows > memory.valid.shape[0]
-        if tail is None and not shared:
-            every = bool(memory.valid.all())
-            tail = Tail(list(zip(memory.keys, memory.values)), 0, None if every else memory.valid)
-        valid = None
-        if tail is not None and tail.valid is not None:
-            valid = torch.cat([tail.valid, tail.valid.new_ones(len(tail.valid), 1)], 1)[:, -self.window :]
-        look = self._shared(memory, own, tokens) if shared else self._alone(valid, tokens)
-        layers = []
+        tokens = x.shape[1]
+        phases = rotary_phases(tail.position.expand(tokens), self.blocks[0].dim)
+        place = tail.place
+        if place is None:
+            valid = torch.cat([tail.valid[:, 1:], torch.ones_like(tail.valid[:, :1])], 1)
+        else:
+            valid = tail.valid | (torch.arange(self.window, device=x.device) == place)
+            entries = place * tokens + torch.arange(tokens, device=x.device)
+            place = (place + 1) % self.window
+        mask = _mask(valid, tokens)
+        past_valid = tail.past_valid
+        past_mask = None if past_valid is None else _mask(past_valid, tokens)
+        keys, values = [], []
         for layer, block in enumerate(self.blocks):
-            query, key, value = block.project(x, phases)
-            if tail is not None:
-                key = torch.cat([tail.layers[layer][0], key], dim=2)[:, :, -self.window * tokens :]
-                value = torch.cat([tail.layers[layer][1], value], dim=2)[:, :, -self.window * tokens :]
-            layers.append((key, value))
-            x = block.finish(x, look(layer, query, key, value))
-        return self.norm(x), Tail(layers, own, valid)
-
-    @staticmethod
-    def _alone(valid: Tensor | None, tokens: int):
-        """Attention of rows that share no history."""
-        mask = None
-        if valid is not None and not bool(valid.all()):
-            mask = torch.where(valid, 0.0, NEVER).repeat_interleave(tokens, 1)[:, None, None]
-        return lambda layer, query, key, value: attention(query, key, value, mask)
-
-    def _shared(self, memory: Memory, own: int, tokens: int):
-        """Attention of candidates that share a history, of which the window still holds a part."""
-        stored = memory.valid.shape[1]
-        kept = max(0, min(stored, self.window - own))
-        if not kept:
-            return self._alone(None, tokens)
-        seen, start = memory.valid[:, stored - kept :], (stored - kept) * tokens
-        mask = None
-        if not bool(seen.all()):
-            mask = torch.where(seen, 0.0, NEVER).repeat_interleave(tokens, 1)
-
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            past_key, past_value = memory.keys[layer, :, :, start:], memory.values[layer, :, :, start:]
-            return shared_prefix_attention(query, past_key, past_value, key, value, mask)
-
-        return look
+            query, key, value, hidden = block.project(x, phases)
+            if place is None:
+                key = torch.cat([tail.keys[layer][:, :, tokens:], key], dim=2)
+                value = torch.cat([tail.values[layer][:, :, tokens:], value], dim=2)
+            else:
+                key = tail.keys[layer].index_copy_(2, entries, key)
+                value = tail.values[layer].index_copy_(2, entries, value)
+            keys.append(key)
+            values.append(value)
+            if past_mask is None:
+                attended = attention(query, key, value, mask[:, None, None])
+            else:
+                past = memory.keys[layer], memory.values[layer]
+                attended = shared_prefix_attention(query, *past, key, value, past_mask, mask)
+            x = block.finish(x, attended, hidden)
+        if past_valid is not None:  # the oldest frame that this one saw is out of the next one's window
+            oldest = torch.arange(past_valid.shape[1], device=x.device) <= valid.sum() - 1
+            past_valid = past_valid & ~oldest
+        return self.norm(x), Tail(keys, values, valid, place, past_valid, tail.position + 1)
 
     def append(self, memory: Memory, tail: Tail, latent: Tensor, belief: Tensor) -> Memory:
         """The memory with one extended frame made part of it (C = 1)."""
-        size = max(self.window - 1, 1)
-        entries = size * latent.shape[1]
-        keys = torch.stack([key[:, :, -entries:] for key, _ in tail.layers])
-        values = torch.stack([value[:, :, -entries:] for _, value in tail.layers])
-        valid = torch.cat([memory.valid, memory.valid.new_ones(len(latent), 1)], 1)[:, -size:]
-        return Memory(keys, values, valid, memory.position + 1, latent, belief)
+        size = self.window - 1
+        keys, values = (
+            torch.stack([_latest(entry, size * latent.shape[1], 2) for entry in entries])
+            for entries in (tail.keys, tail.values)
+        )
+        return Memory(keys, values, _latest(tail.valid, size, 1), tail.position, latent, belief)
 
     def empty(self, rows: int, tokens: int, latent_dim: int) -> Memory:
         """The memory of `rows` rows that have seen nothing."""
         weight = self.norm.weight
-        block = self.blocks[0]
-        cache = weight.new_zeros(len(self.blocks), rows, block.kv_heads, 0, block.dim)
+        block, size = self.blocks[0], self.window - 1
+        cache = weight.new_zeros(len(self.blocks), rows, block.kv_heads, size * tokens, block.dim)
         return Memory(
             cache,
             cache,
-            torch.ones(rows, 0, dtype=torch.bool, device=weight.device),
-            0,
+            torch.zeros(rows, size, dtype=torch.bool, device=weight.device),
+            torch.zeros((), dtype=torch.long, device=weight.device),
             weight.new_zeros(rows, tokens, latent_dim),
             weight.new_zeros(rows, tokens, weight.shape[0]),
         )
+
+
+def _mask(valid: Tensor, tokens: int) -> Tensor:
+    """What to add to the scores of frames `valid [B, S]`: `[B, S * tokens]`."""
+    mask = torch.where(valid, 0.0, NEVER)
+    return mask if tokens == 1 else mask.repeat_interleave(tokens, 1)
+
+
+def _latest(entries: Tensor, size: int, dim: int) -> Tensor:
+    """The last `size` entries along `dim`; zeros come before where there are fewer."""
+    have = entries.shape[dim]
+    if have >= size:
+        return entries.narrow(dim, have - size, size).clone(memory_format=torch.contiguous_format)
+    shape = list(entries.shape)
+    shape[dim] = size - have
+    return torch.cat([entries.new_zeros(shape), entries], dim)

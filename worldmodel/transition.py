@@ -27,27 +27,25 @@ class Prediction:
 
 
 class ConditionedHeads(nn.Module):
-    """E two-layer MLPs side by side; the action scales and shifts what their first layer normalised (AdaLN)."""
+    """A layer that the action scales and shifts (AdaLN), and E small MLPs side by side that read it."""
 
     def __init__(self, features: int, action_dim: int, hidden: int, out: int, members: int):
         super().__init__()
-        self.members, self.hidden = members, hidden
-        self.first = nn.Linear(features, members * hidden)
-        self.modulation = nn.Linear(action_dim, members * 2 * hidden)
-        self.second = nn.Parameter(torch.empty(members, hidden, hidden))
-        self.second_bias = nn.Parameter(torch.zeros(members, 1, hidden))
-        self.last = nn.Parameter(torch.zeros(members, hidden, out))
+        self.members, self.each = members, hidden // 2
+        self.first = nn.Linear(features, hidden)
+        self.modulation = nn.Linear(action_dim, 2 * hidden)
+        self.second = nn.Linear(hidden, members * self.each)
+        self.last = nn.Parameter(torch.zeros(members, self.each, out))
         self.last_bias = nn.Parameter(torch.zeros(members, 1, out))
-        for weight in self.second:
-            nn.init.trunc_normal_(weight, std=hidden**-0.5)
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         """`features [R, F]` and `action [R, A]` to `[E, R, out]`; zero before training."""
-        x = F.layer_norm(self.first(features).unflatten(-1, (self.members, self.hidden)), (self.hidden,))
-        scale, shift = self.modulation(action).unflatten(-1, (self.members, 2 * self.hidden)).chunk(2, dim=-1)
-        x = F.silu(torch.addcmul(x + shift, x, scale)).transpose(0, 1)
-        x = F.silu(F.layer_norm(torch.baddbmm(self.second_bias, x, self.second), (self.hidden,)))
-        return torch.baddbmm(self.last_bias, x, self.last)
+        x = self.first(features)
+        scale, shift = self.modulation(action).chunk(2, dim=-1)
+        x = F.silu(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale))
+        x = self.second(x).unflatten(-1, (self.members, self.each))
+        x = F.silu(F.layer_norm(x, (self.each,))).transpose(0, 1).contiguous()
+        return torch.bmm(x, self.last) + self.last_bias
 
 
 class Transition(nn.Module):

@@ -49,6 +49,7 @@ class Planner(abc.ABC):
         proposals: how many candidates a caller that has an actor should draw from it and hand to `plan`.
         budget_ms: a deadline instead of `iterations`: rounds go on while another one is expected to end in time, judged
             by the last one's duration. The first round always runs, so a budget below its cost is overrun.
+        compile: whether a caller that imagines the score should compile its steps.
         device: where actions are made; that of the score, of the proposals and of the generator.
 
     Raises:
@@ -64,6 +65,7 @@ class Planner(abc.ABC):
         iterations: int,
         proposals: int = 0,
         budget_ms: float | None = None,
+        compile: bool = False,
         device: torch.device | str = "cpu",
     ):
         self.action_dim = whole("action_dim", action_dim, 1)
@@ -72,6 +74,7 @@ class Planner(abc.ABC):
         self.iterations = whole("iterations", iterations, 1)
         self.proposals = whole("proposals", proposals, 0)
         self.budget_ms = None if budget_ms is None else real("budget_ms", budget_ms, above=0.0)
+        self.compile = bool(compile)
         self.device = torch.device(device)
         self._previous: Tensor | None = None  # [B, H, A], the plans returned last
         self._warm: Tensor | None = None  # bool [B], the rows whose last plan may be built on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -62,10 +62,10 @@ def test_lambda_return_has_the_right_gradients():
 def test_actions_stay_in_bounds_and_discrete_ones_are_one_hot_with_a_gradient():
     torch.manual_seed(0)
     features = 100 * torch.randn(50, 6)
-    action, _ = Actor(6, 3, False, 16)(features, sample=True)
+    action, _ = Actor(6, 3, False, 16)(features, torch.randn(50, 3))
     assert action.abs().max() <= 1
     actor = Actor(6, 3, True, 16)
-    action, entropy = actor(features, sample=True, generator=torch.Generator().manual_seed(0))
+    action, entropy = actor(features, torch.randn(50, 3))
     assert torch.allclose(action.detach().sum(-1), torch.ones(50))
     assert torch.allclose(action.detach().amax(-1), torch.ones(50))
     (action * torch.randn(50, 3)).sum().backward()
@@ -89,7 +89,8 @@ def test_actor_learns_to_go_to_the_reward_in_imagination():
     model = WorldModel(interface, ModelConfig(latent_dim=1, width=16, layers=1, heads=2, kv_heads=1, window=2, ensemble=1,
                                               head_width=8, channels=(8, 8, 8), feature_width=8))  # fmt: skip
     model.eval().requires_grad_(False)
-    real = SimpleNamespace(transition=Walk(), extend=model.extend, features=model.features)
+    real = SimpleNamespace(transition=Walk(), belief=model.belief, inputs=model.inputs, features=model.features)
+    real.step = MethodType(WorldModel.step, real)
     behavior = ActorCritic(model.feature_dim, 1, False, ActorCriticConfig(width=32, horizon=6, learning_rate=3e-3))
     behavior.set_reward_scale(1.0)
     optimizer = torch.optim.Adam(behavior.parameters(), lr=3e-3)

@@ -25,7 +25,7 @@ def trajectory():
         actions=normal(ROWS, HORIZON, 1).clamp(-1, 1),
         rewards=normal(ROWS, HORIZON),
         continues=continues,
-        members=normal(3, ROWS, HORIZON, TOKENS, LATENT),
+        members=list(normal(HORIZON, 3, ROWS, TOKENS, LATENT)),
     )
 
 

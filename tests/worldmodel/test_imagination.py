@@ -71,7 +71,8 @@ def test_forgotten_rows_begin_anew_and_the_others_go_on():
     memory = model.start(2)
 
     def see(memory, t):
-        belief, tail = model.extend(latents[:, t], torch.zeros(2, 2), memory, None)
+        inputs = model.inputs(latents[:, t], torch.zeros(2, 2))
+        belief, tail = model.belief.extend(inputs, memory, model.belief.begin(memory, 2))
         return model.belief.append(memory, tail, latents[:, t], belief)
 
     for t in range(3):
