@@ -25,14 +25,14 @@ class ActorCriticConfig:
 
     width: int = 192
     horizon: int = 15
-    starts: int = 128
+    starts: int = 256
     discount: float = 0.98
     trace: float = 0.95
     entropy: float = 1e-4
     learning_rate: float = 1e-3
     final_rate: float = 0.1
     clip: float = 1.0
-    target_rate: float = 0.02
+    target_rate: float = 0.05
     disagreement_penalty: float = 0.0
 
 

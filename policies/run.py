@@ -28,6 +28,7 @@ from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
 
 FILMED_STEPS = 100  # of the short videos during training
+POOL = 16  # batches of starting memories that a chunk of behaviour updates draws from
 
 
 class Run:
@@ -219,7 +220,7 @@ class Run:
         pool = start_memories(
             self.model,
             self.store,
-            min(4 * starts, starts * chunk.amount),
+            min(POOL * starts, starts * chunk.amount),
             seed,
             recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
             recent_episodes=options["recent_episodes"],

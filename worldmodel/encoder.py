@@ -10,41 +10,27 @@ from worldmodel.distributed import mean_over_processes
 from worldmodel.interface import Interface
 from worldmodel.precision import reduced_precision
 
-YOUNG = 400  # batches that are normalised by themselves: running statistics cannot follow an encoder that changes fast
-LIMIT = 5.0  # of how far a later batch may be from the running statistics
-
 
 class Standardize(nn.Module):
-    """Zero mean and unit variance per dimension, by running statistics: batch renormalisation (Ioffe 2017) without its
-    affine part. Keeps the latents' scale.
+    """Zero mean and unit variance per dimension over the batch, of all processes together, and running ones outside
+    training: batch normalisation (Ioffe & Szegedy 2015) without its affine part. Keeps the latents' scale."""
 
-    After its first batches, values are the same in training and outside it, whatever batch a frame comes in: a batch of
-    a few windows is far from all frames, and its own statistics would move every latent by a tenth. Gradients are batch normalisation's, so
-    the batch's mean and variance are not what an encoder can gain by changing."""
-
-    def __init__(self, dim: int, momentum: float = 0.03):
+    def __init__(self, dim: int, momentum: float = 0.05):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
-        self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x [F, N, D]`, statistics over F and N, of all processes."""
-        if not self.training:
-            return (x - self.mean) * (self.variance + 1e-5).rsqrt()
-        mean = mean_over_processes(x.mean((0, 1)))
-        variance = mean_over_processes((x - mean).square().mean((0, 1)))
-        with torch.no_grad():
-            self.batches += 1
-            rate = (1 / self.batches).clamp_min(self.momentum)
-            self.mean.lerp_(mean, rate)
-            self.variance.lerp_(variance, rate)
-            spread = (self.variance + 1e-5).sqrt()
-            grown = self.batches > YOUNG
-            scale = torch.where(grown, ((variance + 1e-5).sqrt() / spread).clamp(1 / LIMIT, LIMIT), 1.0)
-            shift = torch.where(grown, ((mean - self.mean) / spread).clamp(-LIMIT, LIMIT), 0.0)
-        return (x - mean) * (variance + 1e-5).rsqrt() * scale + shift
+        """`x [F, N, D]`, statistics over F and N."""
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean = mean_over_processes(x.mean((0, 1)))
+            variance = mean_over_processes((x - mean).square().mean((0, 1)))
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+        return (x - mean) * (variance + 1e-5).rsqrt()
 
 
 class CameraEncoder(nn.Module):
@@ -139,5 +125,5 @@ class FrameEncoder(nn.Module):
                 state = self.state(state.clamp(-10, 10))
                 parts.append(state[:, None].expand(-1, self.side**2, -1))
             features = self.hidden(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
-            latent = self.project(features + self.place)
-        return self.standardize(latent.float())
+        # In float32: a latent's mean over frames is many times its spread, and bfloat16 would round the spread away.
+        return self.standardize(self.project(features.float() + self.place))
