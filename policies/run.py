@@ -28,6 +28,7 @@ from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
 
 FILMED_STEPS = 100  # of the short videos during training
+CALIBRATION = 1024  # frames by whose statistics latents are standardised after a chunk of updates
 POOL = 16  # batches of starting memories that a chunk of behaviour updates draws from
 
 
@@ -207,12 +208,26 @@ class Run:
             recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
             recent_episodes=options["recent_episodes"],
         )
+        singles = WindowSampler(
+            self.store,
+            1,
+            options["reference_frames"],
+            seed + 1,
+            recent_fraction=sampler.recent_fraction,
+            recent_episodes=sampler.recent_episodes,
+        )
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
         self.model.train()
         for _ in range(chunk.amount):
-            batch = self.fabric.to_device(sampler.sample())
-            self._step(chunk, bar, self.model_trainer.update(batch, generator))
+            batch = sampler.sample() | {"reference": self._frames(singles)}
+            self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator))
+        self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
         self.model.eval()
+
+    def _frames(self, sampler: WindowSampler, count: int | None = None) -> dict[str, torch.Tensor]:
+        """Observations `[count, ...]` of moments drawn one by one."""
+        windows = sampler.sample(count)
+        return {key: windows[key][:, 0] for key in self.store.interface.observation_keys()}
 
     def _behave(self, chunk: Chunk, bar, seed: int) -> None:
         options, starts = self.training, self.behavior.config.starts

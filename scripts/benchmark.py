@@ -123,6 +123,7 @@ def training():
         "reward": torch.rand(windows, length),
         "terminated": torch.zeros(windows, length),
         "valid": torch.ones(windows, length),
+        "reference": {"image": torch.randint(0, 256, (options["reference_frames"], 64, 64, 3), dtype=torch.uint8)},
     }
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()

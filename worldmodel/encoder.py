@@ -10,10 +10,16 @@ from worldmodel.distributed import mean_over_processes
 from worldmodel.interface import Interface
 from worldmodel.precision import reduced_precision
 
+EPSILON = 1e-5  # added to variances
+
 
 class Standardize(nn.Module):
-    """Zero mean and unit variance per dimension over the batch, of all processes together, and running ones outside
-    training: batch normalisation (Ioffe & Szegedy 2015) without its affine part. Keeps the latents' scale."""
+    """Zero mean and unit variance per dimension, without an affine part: keeps the latents' scale.
+
+    A batch of a few windows is far from all frames: normalised by its own statistics (Ioffe & Szegedy 2015), every
+    latent is off by a fifth of its standard deviation, differently in every batch. So values are normalised by
+    statistics of reference frames that the same weights have just encoded, and gradients as if by the batch's own, as
+    in batch renormalisation (Ioffe 2017); running statistics instead of fresh ones lag behind the weights and diverge."""
 
     def __init__(self, dim: int, momentum: float = 0.05):
         super().__init__()
@@ -21,16 +27,38 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x [F, N, D]`, statistics over F and N."""
-        mean, variance = self.mean, self.variance
-        if self.training:
-            mean = mean_over_processes(x.mean((0, 1)))
-            variance = mean_over_processes((x - mean).square().mean((0, 1)))
-            with torch.no_grad():
-                self.mean.lerp_(mean, self.momentum)
-                self.variance.lerp_(variance, self.momentum)
-        return (x - mean) * (variance + 1e-5).rsqrt()
+    def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
+        """`x [F, N, D]`, statistics over F and N, of all processes.
+
+        Args:
+            reference: `[R, N, D]`, frames drawn one by one, whose statistics are to be used; the batch's own when None.
+        """
+        if not self.training:
+            return (x - self.mean) * (self.variance + EPSILON).rsqrt()
+        mean, variance = statistics(x)
+        latent = (x - mean) * (variance + EPSILON).rsqrt()
+        with torch.no_grad():
+            own = mean, variance
+            if reference is not None:
+                mean, variance = statistics(reference)
+            spread = (variance + EPSILON).sqrt()
+            scale, shift = (own[1] + EPSILON).sqrt() / spread, (own[0] - mean) / spread
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance, self.momentum)
+        return latent if reference is None else latent * scale + shift
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Take the statistics of frames `[F, N, D]` for use outside training (precise statistics, Wu & Johnson 2021)."""
+        mean, variance = statistics(x)
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance `[D]` of `x [F, N, D]`, over all processes."""
+    mean = mean_over_processes(x.mean((0, 1)))
+    return mean, mean_over_processes((x - mean).square().mean((0, 1)))
 
 
 class CameraEncoder(nn.Module):
@@ -103,11 +131,12 @@ class FrameEncoder(nn.Module):
         self.register_buffer("state_mean", torch.zeros(max(interface.state_dim, 1)))
         self.register_buffer("state_std", torch.ones(max(interface.state_dim, 1)))
 
-    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+    def forward(self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None) -> Tensor:
         """Encode F frames.
 
         Args:
             observation: each camera uint8 `[F, H, W, 3]`, and `state` `[F, S]` where the env has one.
+            reference: R frames drawn one by one, by whose statistics latents are standardised in training.
 
         Returns:
             latents `[F, N, D]`.
@@ -115,6 +144,19 @@ class FrameEncoder(nn.Module):
         Raises:
             KeyError: an input that the model was made for is missing.
         """
+        latent = self.project_frames(observation)
+        if reference is not None:
+            with torch.no_grad():
+                reference = self.project_frames(reference)
+        return self.standardize(latent, reference)
+
+    def calibrate(self, observation: dict[str, Tensor]) -> None:
+        """Standardise by these frames outside training."""
+        with torch.no_grad():
+            self.standardize.calibrate(self.project_frames(observation))
+
+    def project_frames(self, observation: dict[str, Tensor]) -> Tensor:
+        """Latents `[F, N, D]` before they are standardised."""
         parts = []
         with reduced_precision(self.place.device):
             for key, camera in zip(self.keys, self.cameras):
@@ -126,4 +168,4 @@ class FrameEncoder(nn.Module):
                 parts.append(state[:, None].expand(-1, self.side**2, -1))
             features = self.hidden(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
         # In float32: a latent's mean over frames is many times its spread, and bfloat16 would round the spread away.
-        return self.standardize(self.project(features.float() + self.place))
+        return self.project(features.float() + self.place)

@@ -19,7 +19,8 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
     Args:
         model: a `WorldModel`.
         batch: of `WindowSampler.sample`: observations `[B, T + 1, ...]`, `action [B, T, A]`, `previous_action
-            [B, T + 1, A]`, `reward [B, T]`, `terminated [B, T]`, `valid [B, T]`.
+            [B, T + 1, A]`, `reward [B, T]`, `terminated [B, T]`, `valid [B, T]`; and, where there are such, `reference`:
+            observations `[R, ...]` of frames drawn one by one, by which latents are standardised.
         generator: of SIGReg's projections and the decoder's choice of frames.
 
     Returns:
@@ -34,7 +35,7 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
     if length < steps + 1:
         raise ValueError(f"training.window={length} must be longer than model.open_loop={steps}")
     valid = batch["valid"]
-    latents = model.encode(batch)
+    latents = model.encode(batch, batch.get("reference"))
     beliefs, cache = model.observe_window(latents[:, :-1], batch["previous_action"][:, :-1])
     here, after = latents[:, :-1], latents[:, 1:]
 
