@@ -33,6 +33,7 @@ class ActorCriticConfig:
     final_rate: float = 0.1
     clip: float = 1.0
     target_rate: float = 0.05
+    average_rate: float = 0.02
     disagreement_penalty: float = 0.0
 
 
@@ -76,7 +77,9 @@ class Actor(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """The behaviour of one world model: actor, critic, the critic's slow copy and the scale of returns."""
+    """The behaviour of one world model: actor, critic, the critic's slow copy and the scale of returns. What acts outside
+    imagination is `average`, the moving average of the actor's weights (Polyak & Juditsky 1992): the actor itself wavers
+    from one hundred updates to the next."""
 
     def __init__(self, features: int, action_dim: int, discrete: bool, config: ActorCriticConfig):
         super().__init__()
@@ -85,6 +88,7 @@ class ActorCritic(nn.Module):
         self.actor = Actor(features, action_dim, discrete, config.width)
         self.critic = _mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.average = copy.deepcopy(self.actor).requires_grad_(False)
         # The critic works in units of a tenth of the value of one standard deviation of reward for ever, so that its
         # targets are of the order of one whatever the env's rewards are.
         self.register_buffer("value_unit", torch.ones(()))
@@ -142,6 +146,10 @@ class ActorCritic(nn.Module):
             "saturation": (dream.actions.detach().abs() > 0.95).float().mean(),
         }
 
+    def act(self, model, belief: Tensor, latent: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What to do outside imagination: actions `[R, A]` of the averaged actor, its mode without noise."""
+        return self.average(model.features(belief, latent), noise)[0]
+
     def draw(self, model, belief: Tensor, latent: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The actor's actions `[R, A]` and entropies `[R]` for beliefs and latents: see `Actor`."""
         return self.actor(model.features(belief, latent), noise)
@@ -161,6 +169,8 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def update_target(self) -> None:
-        """Move the slow critic towards the critic."""
+        """Move the slow critic towards the critic, and the average towards the actor."""
         for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
             slow.lerp_(fast, self.config.target_rate)
+        for slow, fast in zip(self.average.parameters(), self.actor.parameters()):
+            slow.lerp_(fast, self.config.average_rate)

@@ -170,14 +170,14 @@ class ActorPolicy(BeliefPolicy):
     @torch.no_grad()
     def imagine(self, horizon: int) -> Trajectory:
         """What would come if the actor's mode acted on, from the present belief of every row."""
-        model, actor = self.agent.model, self.agent.behavior.actor
-        return imagine(model, self.memory, lambda belief, latent: actor(model.features(belief, latent))[0], horizon)
+        model = self.agent.model
+        return imagine(model, self.memory, partial(self.agent.behavior.act, model), horizon)
 
     def choose(self) -> Tensor:
-        features = self.agent.model.features(self.memory.belief, self.memory.latent)
-        shape, device = (len(features), self.interface.action_dim), features.device
-        noise = torch.randn(shape, generator=self.generator, device=device) if self.sample else None
-        return self.agent.behavior.actor(features, noise)[0]
+        belief, latent = self.memory.belief, self.memory.latent
+        shape = len(belief), self.interface.action_dim
+        noise = torch.randn(shape, generator=self.generator, device=belief.device) if self.sample else None
+        return self.agent.behavior.act(self.agent.model, belief, latent, noise)
 
 
 class PlannerPolicy(BeliefPolicy):
@@ -202,7 +202,7 @@ class PlannerPolicy(BeliefPolicy):
             device=agent.model.device,
         )
         self.model = reduced_copy(agent.model)
-        self.step, self.draw = self.model.step, partial(agent.behavior.draw, self.model)
+        self.step, self.draw = self.model.step, partial(agent.behavior.act, self.model)
         if self.planner.compile:
             self.step = Compiled(self.step, lambda belief, latent, action, memory, tail: [
                 belief, latent, action, *tail.keys, *tail.values,
@@ -230,7 +230,7 @@ class PlannerPolicy(BeliefPolicy):
         steps = iter(noise.flatten(1, 2))
 
         def policy(belief: Tensor, latent: Tensor) -> Tensor:
-            return self.draw(belief, latent, next(steps))[0]
+            return self.draw(belief, latent, next(steps))
 
         dream = imagine(self.model, self.memory, policy, self.planner.horizon, count, "before", self.step)
         return dream.actions.unflatten(0, (rows, count))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -303,13 +304,13 @@ class Run:
     @torch.no_grad()
     def _imagined_against_real(self, episodes: list[dict], every: int = 25) -> dict[str, float]:
         """Reward over the actor's horizon: imagined from real moments of its own episodes, and what it then got."""
-        model, actor, horizon = self.model, self.behavior.actor, self.behavior.config.horizon
+        model, horizon = self.model, self.behavior.config.horizon
         imagined, real = [], []
         for episode in episodes:
             latents, beliefs, cache, _ = observed(model, episode)
             for t in range(0, len(episode["reward"]) - horizon + 1, every):
                 memory = model.belief.remember(cache, latents[:, : t + 1], beliefs[:, : t + 1])
-                dream = imagine(model, memory, lambda belief, latent: actor(model.features(belief, latent))[0], horizon)
+                dream = imagine(model, memory, partial(self.behavior.act, model), horizon)
                 imagined.append(dream.rewards.sum().item())
                 real.append(float(episode["reward"][t : t + horizon].sum()))
         if not real:
