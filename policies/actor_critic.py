@@ -78,8 +78,7 @@ class Actor(nn.Module):
 
 class ActorCritic(nn.Module):
     """The behaviour of one world model: actor, critic, the critic's slow copy and the scale of returns. What acts outside
-    imagination is `average`, the moving average of the actor's weights (Polyak & Juditsky 1992): the actor itself wavers
-    from one hundred updates to the next."""
+    imagination is `average`, the moving average of the actor's weights (Polyak & Juditsky 1992)."""
 
     def __init__(self, features: int, action_dim: int, discrete: bool, config: ActorCriticConfig):
         super().__init__()
