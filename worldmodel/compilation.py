@@ -15,7 +15,7 @@ _COUNT = count()
 
 
 class Compiled:
-    """A function, compiled when it is first called; the function itself where that fails.
+    """A function, compiled when it is first called; the function itself where that fails, then or for a later shape.
 
     On CPU a step of imagination is hundreds of small operations, and calling them costs as much as doing them: fused by
     the compiler they take about half the time. It needs a C++ compiler (`worldmodel doctor` looks for one), 10 to 40
@@ -31,24 +31,20 @@ class Compiled:
         self.function, self.varying = function, varying
         # The modules are this function's own, and nobody replaces their parts: that need not be asked at every call.
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        self.fast, self.proven = torch.compile(_apart(function), fullgraph=True, options=options), False
+        self.fast = torch.compile(_apart(function), fullgraph=True, options=options)
 
     def __call__(self, *args):
         """What the function returns."""
         if self.varying:
             for tensor in self.varying(*args):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        if self.proven:
-            return self.fast(*args)
         try:
-            result = self.fast(*args)
+            return self.fast(*args)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.CppCompileError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"not compiled, which is slower and otherwise the same: {reason}", stacklevel=2)
             self.fast = self.function
-            result = self.function(*args)
-        self.proven = True
-        return result
+            return self.function(*args)
 
 
 def _apart(function: Callable) -> Callable:
