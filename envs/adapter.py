@@ -21,11 +21,12 @@ class Adapter(gymnasium.Wrapper):
     Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S].
     Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
     the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
-    there.
+    there. With `goal_image` every observation also has `goal` (`goal.<name>` of several), the picture of what shall be.
 
     Attributes:
         interface: the fields of `worldmodel.interface.Interface`, as a dict.
         neutral_action: float32 [A], what holds the env still.
+        starts_broad: `reset` takes the option `broad`: the env says so by an attribute of that name.
 
     Raises:
         ValueError: an option has an unknown value, or the env can't show what was asked for.
@@ -39,24 +40,33 @@ class Adapter(gymnasium.Wrapper):
         observation: str = "auto",
         image_size: int = 64,
         cameras=(),
-        quality: str = "faithful",
+        quality: str = "smooth",
         action_repeat: int = 1,
         privileged_state: bool = True,
+        goal_image: bool = False,
     ):
         super().__init__(env)
         if observation not in OBSERVATIONS:
             raise ValueError(f"env.observation={observation!r} is not one of {', '.join(OBSERVATIONS)}")
-        if quality not in ("fast", "faithful", "default"):
-            raise ValueError(f"env.quality={quality!r} is not one of fast, faithful, default")
+        if quality not in ("fast", "faithful", "smooth", "default"):
+            raise ValueError(f"env.quality={quality!r} is not one of fast, faithful, smooth, default")
         for key, value in (("image_size", image_size), ("action_repeat", action_repeat)):
             if int(value) != value or value < 1:
                 raise ValueError(f"env.{key}={value!r} must be a whole number of at least 1")
         self._size, self._quality, self._repeat = int(image_size), quality, int(action_repeat)
         self._actions = ActionMap(env.action_space)
         self.neutral_action = self._actions.neutral
+        self.starts_broad = bool(getattr(env.unwrapped, "starts_broad", False))
         self._is_mujoco = _has_mujoco_state(env.unwrapped)
         self._renderers, self._model = {}, None
         self._last = None  # the env's own last observation
+        self._goal: dict[str, np.ndarray] = {}
+        self._goal_image = goal_image
+        if goal_image and not getattr(env.unwrapped, "starts_solved", False):
+            raise ValueError(
+                f"env.goal_image=true: {self._id} has no goal pictures of its own. It would take the reset option "
+                "`solved` and say so by an attribute starts_solved = True; or give a picture: objective.image=<file>"
+            )
 
         own_pictures, vectors = split(env.observation_space)
         self._own_pictures = {leaf.name or "image": leaf for leaf in own_pictures}
@@ -105,6 +115,9 @@ class Adapter(gymnasium.Wrapper):
     def _set_spaces(self) -> None:
         shape, length = (self._size, self._size, 3), state_length(self._vectors)
         self.observation_space = spaces.Dict({key: spaces.Box(0, 255, shape, np.uint8) for key in self._sources})
+        if self._goal_image:
+            for key in self._sources:
+                self.observation_space[goal_key(key)] = spaces.Box(0, 255, shape, np.uint8)
         if length:
             self.observation_space["state"] = spaces.Box(-np.inf, np.inf, (length,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (self._actions.length,), np.float32)
@@ -125,6 +138,11 @@ class Adapter(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode. `options={"broad": True}` asks a built-in task for a start from its whole state space."""
+        if self._goal_image:
+            seed = int(self.np_random.integers(2**31)) if seed is None else seed
+            solved, _ = self.env.reset(seed=seed, options={**(options or {}), "solved": True})
+            self._last = solved
+            self._goal = {goal_key(key): self._picture(name, self._size) for key, name in self._sources.items()}
         observation, info = self.env.reset(seed=seed, options=options)
         return self._observe(observation), self._annotate(info, env_steps=0)
 
@@ -156,7 +174,7 @@ class Adapter(gymnasium.Wrapper):
 
     def _observe(self, observation) -> dict[str, np.ndarray]:
         self._last = observation
-        out = {key: self._picture(name, self._size) for key, name in self._sources.items()}
+        out = {key: self._picture(name, self._size) for key, name in self._sources.items()} | self._goal
         if self._vectors:
             out["state"] = state_vector(self._vectors, observation)
         return out
@@ -205,6 +223,11 @@ class Adapter(gymnasium.Wrapper):
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}
+
+
+def goal_key(key: str) -> str:
+    """Where the goal's picture of the camera `image` or `image.<name>` stands in an observation."""
+    return "goal" + key.removeprefix("image")
 
 
 def _has_mujoco_state(env) -> bool:

@@ -36,10 +36,11 @@ def make(
     observation: str = "auto",
     image_size: int = 64,
     cameras=(),
-    quality: str = "faithful",
+    quality: str = "smooth",
     action_repeat: int = 1,
     max_episode_steps: int | None = None,
     privileged_state: bool = True,
+    goal_image: bool = False,
 ) -> Adapter:
     """Make any env behind the project's env contract (see `Adapter`); the keys are those of configs/env/default.yaml.
 
@@ -71,6 +72,7 @@ def make(
             quality=quality,
             action_repeat=action_repeat,
             privileged_state=privileged_state,
+            goal_image=goal_image,
         )
     except Exception:
         env.close()

@@ -9,12 +9,13 @@ import numpy as np
 
 from envs.gl import process_context
 
-QUALITIES = ("fast", "faithful", "default")
+QUALITIES = ("fast", "faithful", "smooth", "default")
 
 SMALL_PICTURE = 128  # pixels; up to here coarse geometry and one sample a pixel stay within 3/255 of the full picture
 _SHADOW, _REFLECTION = int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFLECTION)
 _OFFSCREEN = int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN)
 _ALL_CATEGORIES = int(mujoco.mjtCatBit.mjCAT_ALL)
+_SMOOTH_SAMPLES = 4  # a pixel
 _FLOOR_SPACING = 100.0  # metres between a plane's grid lines: one quad instead of thousands
 _MAX_GEOMS = 2000
 
@@ -35,7 +36,7 @@ def _render_settings(model: mujoco.MjModel, height: int, width: int, quality: st
         small = max(height, width) <= SMALL_PICTURE
         settings.shadowsize = min(settings.shadowsize, 256 if small else 1024)
         if small:
-            settings.offsamples = 0
+            settings.offsamples = _SMOOTH_SAMPLES if quality == "smooth" else 0
             settings.numslices, settings.numstacks, settings.numquads = 8, 4, 1
         # Light is computed at vertices, so a coarse floor keeps its look only under directional lights.
         if _all_directional(model):
@@ -63,7 +64,8 @@ class Renderer:
         height, width: of the picture, in pixels.
         quality: `fast` (no shadows, no reflections), `faithful` (shadows kept, no reflections; up to 128 pixels also
             coarse geometry and one sample a pixel: within a mean absolute difference of 3/255 of the model's own
-            picture) or `default` (the model's own settings).
+            picture), `smooth` (the same with four samples a pixel: how far an edge covers a pixel says where it is, to
+            a fraction of a pixel) or `default` (the model's own settings).
         visual_options: `mjtVisFlag` to on or off.
 
     Raises:
@@ -95,7 +97,7 @@ class Renderer:
         with process_context.current():
             if self.quality != "default":
                 scene.flags[_REFLECTION] = 0
-                scene.flags[_SHADOW] = self.quality == "faithful"
+                scene.flags[_SHADOW] = self.quality != "fast"
             # All renderers share one GL context, and with it the one framebuffer that is bound: bind ours.
             mujoco.mjr_setBuffer(_OFFSCREEN, self._context)
             mujoco.mjr_render(self._rect, scene, self._context)

@@ -65,6 +65,7 @@ class VectorEnv:
         count: number of envs, n.
         interface: of each env, as a dict.
         neutral_action: float32 [A], what holds an env still.
+        starts_broad: episodes can start anywhere in the state space.
     """
 
     def __init__(self, count: int, workers: int, options: dict):
@@ -80,6 +81,7 @@ class VectorEnv:
             self._envs = SyncVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED)
         self.interface = self._envs.get_attr("interface")[0]
         self.neutral_action = self._envs.get_attr("neutral_action")[0]
+        self.starts_broad = self._envs.get_attr("starts_broad")[0]
 
     def reset(self, seeds: list[int | None], mask: np.ndarray | None = None, options: dict | None = None):
         """Start new episodes where `mask` (bool [n]; None: everywhere) is true.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from policies.actor_critic import ActorCritic, ActorCriticConfig
+from policies.goal_value import GoalValue, GoalValueConfig
+from policies.goals import Goals
 from policies.planners import build as build_planner
 from policies.planners.objective import RewardObjective
 from policies.policy import Observation
@@ -33,6 +35,7 @@ class Agent:
     Attributes:
         model: the world model.
         behavior: actor and critic.
+        goal_value: the learned distance between latents; None where the run was not for goal images.
         interface: of the env it was trained in.
         config: the run's resolved config.
         path: the checkpoint, None while training.
@@ -42,6 +45,7 @@ class Agent:
     behavior: ActorCritic
     interface: Interface
     config: dict
+    goal_value: GoalValue | None = None
     path: Path | None = None
 
     @classmethod
@@ -51,7 +55,11 @@ class Agent:
         behavior = ActorCritic(
             model.feature_dim, interface.action_dim, interface.discrete, ActorCriticConfig(**config["behavior"])
         )
-        return cls(model, behavior, interface, config)
+        goal_value = None
+        if config.get("objective", {}).get("name") == "goal_image":
+            size = model.config.latent_tokens * model.config.latent_dim
+            goal_value = GoalValue(size, GoalValueConfig(**config["goal_value"]))
+        return cls(model, behavior, interface, config, goal_value)
 
     @classmethod
     def load(cls, checkpoint: str | Path, device: str | torch.device = "cpu") -> Agent:
@@ -68,6 +76,9 @@ class Agent:
         load_module(path, "behavior", agent.behavior)
         agent.model.to(device).eval()
         agent.behavior.to(device).eval()
+        if agent.goal_value is not None:
+            load_module(path, "goal_value", agent.goal_value)
+            agent.goal_value.to(device).eval()
         agent.path = path
         return agent
 
@@ -181,18 +192,24 @@ class ActorPolicy(BeliefPolicy):
 
 
 class PlannerPolicy(BeliefPolicy):
-    """Plans through imagined trajectories at every step: candidates seeded by the actor, tail bootstrapped by the
-    critic.
+    """Plans through imagined trajectories at every step. For reward, candidates are seeded by the actor and the tail is
+    bootstrapped by the critic; for a goal image, plans are judged by how far they leave the latents from the goal's.
 
     Args:
         planner: the options of a planner, with its `name`: the config group `planner`; the checkpoint's when None. It
             plans in a copy of the model as it is now.
+        objective: the config group `objective`; the checkpoint's when None. The picture of a `goal_image` is in the
+            observation (`goal`, `goal.<camera>`), or a file.
         common: see `BeliefPolicy`.
+
+    Raises:
+        ValueError: an objective of another name, or one that needs pictures where the model sees none.
     """
 
-    def __init__(self, *, planner: dict | None = None, **common):
+    def __init__(self, *, planner: dict | None = None, objective: dict | None = None, **common):
         super().__init__(**common)
         agent = self.agent
+        objective = objective or agent.config.get("objective") or {"name": "reward"}
         options = dict(planner or agent.config["planner"])
         self.planner = build_planner(
             options.pop("name"),
@@ -208,6 +225,11 @@ class PlannerPolicy(BeliefPolicy):
                 belief, latent, action, *tail.keys, *tail.values,
             ])  # fmt: skip
             self.draw = Compiled(self.draw, lambda *inputs: inputs)
+        self.goals: Goals | None = None
+        if objective["name"] == "goal_image":
+            self.goals = Goals(agent, objective.get("image"), objective.get("learned_distance", True))
+        elif objective["name"] != "reward":
+            raise ValueError(f"objective={objective['name']!r} is not one of reward, goal_image")
         behavior = agent.behavior
         self.objective = RewardObjective(
             behavior.config.discount,
@@ -218,10 +240,12 @@ class PlannerPolicy(BeliefPolicy):
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
         super().reset(observation, mask)
         self.planner.reset(None if mask is None or np.all(mask) else torch.as_tensor(mask))
+        if self.goals is not None:
+            self.objective = self.goals.objective(observation)
 
     def propose(self) -> Tensor | None:
-        """Plans of the actor, the first its mode: `[B, P, H, A]`."""
-        if not self.planner.proposals:
+        """Plans of the actor, the first its mode: `[B, P, H, A]`; none towards a goal image, of which it knows nothing."""
+        if not self.planner.proposals or self.goals is not None:
             return None
         rows, count = self.memory.latent.shape[0], self.planner.proposals
         shape = (self.planner.horizon, rows, count, self.interface.action_dim)

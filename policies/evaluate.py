@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from worldmodel.progress import Progress
 
+JUDGED = ("success", "success_step", "late_success", "late_reward")  # what an episode's info says of how it went
 SEEDS = range(10_000, 1_000_000)  # of evaluation; validation while training lies below, collection above
 
 
@@ -49,6 +51,7 @@ def evaluate(
     context: dict[str, Any] | None = None,
     max_steps: int | None = None,
     fewer: Mapping[str, int] | None = None,
+    unsolved: bool = False,
     on_episode: Callable[[str, Episode], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -61,11 +64,13 @@ def evaluate(
         context: written into the result as it is: config, command, checkpoint, whether privileged state was used.
         max_steps: cuts episodes (a debug run); the result says so.
         fewer: for policies that think long, how many of the seeds (the first ones) they get.
+        unsolved: pass over the seeds whose episodes start with success.
         on_episode: given each policy's name and finished episodes in the order of their seeds, to keep one for a video.
 
     Returns:
-        `policies`: for each name its `episodes` (seed, return, success, length, env_steps), `return` and `success`
-        (mean or rate, low, high), `length`, `decision_ms` (median, of `rows` rows at once) and `seconds`; `best`, the
+        `policies`: for each name its `episodes` (seed, return, success and when, what the second half was like, length,
+        env_steps), `return` and `success` (mean or rate, low, high), `late_success` and `late_reward` (means over the
+        episodes of the second half's success and reward), `length`, `decision_ms` (median, of `rows` rows at once) and `seconds`; `best`, the
         name with the highest mean return; `seeds`, `rows`, `confidence`, `max_steps`, `context`, `machine`, `commit`,
         `versions`, `seconds`. The interval of the return is a bootstrap of the mean, that of the success rate
         Wilson's; both null where one episode tells nothing.
@@ -83,7 +88,7 @@ def evaluate(
     if not policies:
         raise ValueError("there is no policy to evaluate; name one with policy=actor, planner, random or hold_still")
     began, rows = time.perf_counter(), min(envs, episodes)
-    seeds = list(range(seed, seed + episodes))
+    seeds = list(itertools.islice(_seeds(make_vector, seed, unsolved), episodes))
     scores = {}
     for count in sorted({min(episodes, (fewer or {}).get(name, episodes)) for name in policies}, reverse=True):
         vector_env = make_vector(min(rows, count))  # idle rows would be planned for too
@@ -185,7 +190,7 @@ def _score(name, policy, vector_env, seeds, confidence, max_steps, on_episode, p
         on_step = None if bar is None else lambda _: bar.note(f"step {len(timed.milliseconds)}")
         for episode in rollout(timed, vector_env, seeds, on_step=on_step, max_steps=max_steps, name=name):
             info = episode["info"]
-            kept = {key: info[key] for key in ("seed", "return", "success", "env_steps")}
+            kept = {key: info[key] for key in ("seed", "return", *JUDGED, "env_steps")}
             records.append({**kept, "length": len(episode["reward"])})
             if on_episode is not None:
                 on_episode(name, episode)
@@ -205,10 +210,30 @@ def _score(name, policy, vector_env, seeds, confidence, max_steps, on_episode, p
         "return": {"mean": mean, "low": low, "high": high},
         "success": rate if judged else None,
         "length": float(np.mean([record["length"] for record in records])),
+        **{key: _mean([record[key] for record in records]) for key in ("late_success", "late_reward")},
         "decision_ms": float(np.median(timed.milliseconds)),
         "seconds": time.perf_counter() - began,
         "episodes": records,
     }
+
+
+def _seeds(make_vector: Callable[[int], Any], seed: int, unsolved: bool) -> Iterator[int]:
+    """All seeds from `seed` on, but for those whose episodes are solved as they start."""
+    if not unsolved:
+        yield from itertools.count(seed)
+    vector_env = make_vector(1)
+    try:
+        for number in itertools.count(seed):
+            _, infos = vector_env.reset([number])
+            if "success" not in infos or not infos["success"][0]:
+                yield number
+    finally:
+        vector_env.close()
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _verdict(before: dict, after: dict) -> dict[str, Any]:

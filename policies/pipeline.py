@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from policies.agent import Agent
@@ -25,7 +26,7 @@ def train(config, folder: Path, make_vector, make_env, progress: Progress | None
         progress: bars; the terminal's by default.
 
     Returns:
-        what `policies.finish.finish` does, on the first process; None elsewhere.
+        what `policies.finish.finish` does, on the first process; None elsewhere. `profile.json` says where the time went.
 
     Raises:
         Diverged, CheckpointError, ValueError, OSError: with what to do.
@@ -55,8 +56,11 @@ def train(config, folder: Path, make_vector, make_env, progress: Progress | None
         run.go()
         if not run.first:
             return None
+        ready = time.monotonic()
         best = Agent.load(folder)
         done = finish(best, config, folder, make_vector, neutral, progress)
+        run.profile["finish: evaluate, film, draw"] = time.monotonic() - ready
+        write_json(folder / "profile.json", {"seconds": run.profile, "total": sum(run.profile.values())})
         scores = done["results"]["policies"]
         run.log("evaluate", **{f"{name}_return": score["return"]["mean"] for name, score in scores.items()})
         progress.line(done["table"])

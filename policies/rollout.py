@@ -24,7 +24,8 @@ class _Recording:
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.env_steps = 0
-        self.success: bool | None = None
+        self.successes: list[bool] = []  # after each action, where the env says
+        self.success_step: int | None = None  # the first time of success; 0 is the start
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -33,6 +34,8 @@ class _Recording:
         """Append what the env showed; copies, because a vector env may write the next step into the same memory."""
         for key, value in observation.items():
             self.frames.setdefault(key, []).append(np.array(value[row]))
+        if "success" in infos and bool(infos["success"][row]) and self.success_step is None:
+            self.success_step = len(self.actions)
         if "privileged" in infos:
             self.frames.setdefault("privileged", []).append(np.array(infos["privileged"][row], np.float32))
 
@@ -47,10 +50,11 @@ class _Recording:
         self.rewards.append(reward)
         self.env_steps += int(infos["env_steps"][row])
         if "success" in infos:
-            self.success = bool(self.success) or bool(infos["success"][row])
+            self.successes.append(bool(infos["success"][row]))
 
     def episode(self, terminated: bool, truncated: bool, policy: str) -> Episode:
         """The finished episode as the store takes it."""
+        half = len(self) // 2
         return {
             **{key: np.stack(values) for key, values in self.frames.items()},
             "action": np.stack(self.actions),
@@ -60,7 +64,10 @@ class _Recording:
             "info": {
                 "seed": self.seed,
                 "return": float(np.sum(self.rewards, dtype=np.float64)),
-                "success": self.success,
+                "success": any(self.successes) if self.successes else None,
+                "success_step": self.success_step,
+                "late_success": float(np.mean(self.successes[half:])) if self.successes else None,
+                "late_reward": float(np.mean(self.rewards[half:])),
                 "env_steps": self.env_steps,
                 "policy": policy,
             },
@@ -98,7 +105,9 @@ def rollout(
     Yields:
         Episodes: each observation key and `privileged` `[T+1, ...]`, `action` float32 `[T, A]` as the env executed it,
         `reward` float32 `[T]`, `terminated`, `truncated`, and `info` (seed, return, success, env_steps, policy);
-        `success` is whether any step of the episode said so, None where the env never says.
+        `success` is whether any step of the episode said so, None where the env never says; `success_step` when it was
+        first so (0 is the start); `late_success` the share of the second half's steps that said so, `late_reward` the
+        mean reward of that half.
 
     Raises:
         ValueError: the policy's actions have the wrong shape.

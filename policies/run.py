@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from policies.agent import Agent
 from policies.baselines import RandomPolicy
 from policies.collect import collect
+from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
 from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule
 from policies.starts import start_memories
@@ -49,12 +51,14 @@ class Run:
         self.make_vector, self.progress, self.fabric = make_vector, progress, fabric
         self.first = fabric.is_global_zero
         self.offline = config["data"] is not None
-        self.chunks = schedule(self.training, self.offline)
+        goals = config["goal_value"]["updates"] if config["objective"]["name"] == "goal_image" else None
+        self.chunks = schedule(self.training, self.offline, goals)
         self.chunk = self.env_steps = self.seeds_used = 0
         self.best_return = -float("inf")
         self.episode_steps = 250  # of a validation episode, once there was one
         self.envs: dict[tuple[int, int], object] = {}
-        self.bars: dict[str, float] = {}
+        self.profile: Counter[str] = Counter()  # seconds by kind of work
+        self.transitions: LatentTransitions | None = None  # encoded once, when distances are learned
 
         torch.manual_seed(config["seed"])
         self.store = self._open_store()
@@ -74,6 +78,10 @@ class Run:
             behave,
             loss=("actor_loss", "critic_loss"),
         )
+        self.goal_trainer = None
+        if self.agent.goal_value is not None:
+            rate = OptimizerConfig(config["goal_value"]["learning_rate"], warmup=1, final_rate=0.1, weight_decay=0.0)
+            self.goal_trainer = Trainer(fabric, self.agent.goal_value, rate, goals)
         self.metrics = MetricsLogger(self.folder, config["logging"]["wandb"], config) if self.first else None
         self.averages = Averages()
         self.saved = time.monotonic()
@@ -126,7 +134,7 @@ class Run:
 
     @staticmethod
     def _work(chunk: Chunk) -> int:
-        return chunk.amount if chunk.kind in ("learn", "behave", "collect") else 0
+        return chunk.amount if chunk.kind in ("learn", "behave", "collect", "measure") else 0
 
     def _do(self, chunk: Chunk, bar) -> None:
         work = {
@@ -135,7 +143,9 @@ class Run:
             "learn": self._learn,
             "behave": self._behave,
             "validate": self._validate,
+            "measure": self._measure,
         }[chunk.kind]
+        began = time.monotonic()
         try:
             work(chunk, bar, chunk_seed(self.config["seed"], self.chunk, self.fabric.global_rank))
         except Diverged as error:
@@ -145,6 +155,7 @@ class Run:
                 f"{error} in phase {chunk.phase}: {known}. Lower training.optimizer.learning_rate or "
                 "behavior.learning_rate, or look at metrics.jsonl for what grew"
             ) from error
+        self.profile[f"{chunk.phase}: {chunk.kind}"] += time.monotonic() - began
 
     def _collect(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training["collect"]
@@ -173,7 +184,7 @@ class Run:
             steps,
             seeds,
             broad_fraction=options["broad_fraction"],
-            max_steps=options.get("episode_steps"),
+            max_steps=options.get("episode_steps") if self.env(envs, workers).starts_broad else None,
             name=name,
             on_step=advance,
         )
@@ -250,9 +261,21 @@ class Run:
             self._step(chunk, bar, scalars)
         self.model.requires_grad_(True)
 
+    def _measure(self, chunk: Chunk, bar, seed: int) -> None:
+        """Learn the distance between the latents of the model as it is now."""
+        self.model.eval().requires_grad_(False)
+        if self.transitions is None:
+            self.transitions = LatentTransitions(self.model, self.store, seed=self.config["seed"])
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        value = self.agent.goal_value
+        for _ in range(chunk.amount):
+            sample = self.transitions.sample(value.config, generator)
+            self._step(chunk, bar, self.goal_trainer.update(*sample, after=value.update_target))
+        self.model.requires_grad_(True)
+
     def _step(self, chunk: Chunk, bar, scalars: dict) -> None:
         bar.advance(1)
-        prefix = "model" if chunk.kind == "learn" else "behavior"
+        prefix = {"learn": "model", "behave": "behavior", "measure": "goal_value"}[chunk.kind]
         self.averages.add(**{f"{prefix}/{name}": value for name, value in scalars.items()})
         if self.updates % self.config["logging"]["every"] == 0:
             self._flush(chunk, bar)
@@ -323,8 +346,16 @@ class Run:
 
     @property
     def updates(self) -> int:
-        """Of the world model and of the behaviour together."""
-        return self.model_trainer.updates + self.behavior_trainer.updates
+        """Of all that is trained, together."""
+        return sum(trainer.updates for trainer in self._trainers().values())
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        goals = {} if self.agent.goal_value is None else {"goal_value": self.agent.goal_value}
+        return {"model": self.model, "behavior": self.behavior, **goals}
+
+    def _trainers(self) -> dict[str, Trainer]:
+        goals = {} if self.goal_trainer is None else {"goal_value": self.goal_trainer}
+        return {"model": self.model_trainer, "behavior": self.behavior_trainer, **goals}
 
     def log(self, phase: str, **values) -> None:
         """A line of metrics; values that are None are left out."""
@@ -346,9 +377,9 @@ class Run:
                 "episodes": len(self.store),
                 "best_return": self.best_return if np.isfinite(self.best_return) else None,
                 "episode_steps": self.episode_steps,
-                "model_updates": self.model_trainer.updates,
-                "behavior_updates": self.behavior_trainer.updates,
+                "updates": {name: trainer.updates for name, trainer in self._trainers().items()},
                 "metrics_lines": self.metrics.lines,
+                "seconds": dict(self.profile),
                 "interface": self.store.interface.to_dict(),
                 "config": self.config,
                 "versions": versions(),
@@ -356,8 +387,8 @@ class Run:
             }
             save_checkpoint(
                 folder,
-                {"model": self.model, "behavior": self.behavior},
-                {"model": self.model_trainer.optimizer, "behavior": self.behavior_trainer.optimizer},
+                self._modules(),
+                {name: trainer.optimizer for name, trainer in self._trainers().items()},
                 meta,
             )
             if best:
@@ -377,14 +408,15 @@ class Run:
             return
         folder = find_checkpoint(self.folder / "checkpoints" / "last")
         meta = read_meta(folder)
-        load_module(folder, "model", self.model)
-        load_module(folder, "behavior", self.behavior)
-        load_optimizer(folder, "model", self.model_trainer.optimizer)
-        load_optimizer(folder, "behavior", self.behavior_trainer.optimizer)
+        for name, module in self._modules().items():
+            load_module(folder, name, module)
+        for name, trainer in self._trainers().items():
+            load_optimizer(folder, name, trainer.optimizer)
+            trainer.updates = meta["updates"][name]
         self.chunk, self.env_steps, self.seeds_used = meta["chunk"], meta["env_steps"], meta["seeds_used"]
         self.episode_steps = meta["episode_steps"]
+        self.profile = Counter(meta["seconds"])
         self.best_return = -float("inf") if meta["best_return"] is None else meta["best_return"]
-        self.model_trainer.updates, self.behavior_trainer.updates = meta["model_updates"], meta["behavior_updates"]
         self.model.eval()
         if self.first:
             if not self.offline:

@@ -17,8 +17,8 @@ class Chunk:
 
     Attributes:
         kind: `collect` (exploring policy), `act` (current policy), `learn` (world model), `behave` (actor and critic),
-            `validate`.
-        phase: the phase it belongs to, for metrics and progress: `collect`, `pretrain`, `imagine` or `online`.
+            `validate`, `measure` (the distance between latents).
+        phase: the phase it belongs to, for metrics and progress: `collect`, `pretrain`, `imagine`, `online` or `goals`.
         amount: agent steps or updates.
         round: of the online loop, from 1; 0 before it.
     """
@@ -36,17 +36,20 @@ def round_updates(training: dict) -> tuple[int, int]:
     return learn, round(learn * online["behavior_ratio"])
 
 
-def schedule(training: dict, offline: bool, validate_every: int = 2) -> list[Chunk]:
+def schedule(training: dict, offline: bool, goal_updates: int | None = None, validate_every: int = 2) -> list[Chunk]:
     """All chunks of a run, from the config group `training`.
 
     Offline, the updates of the online rounds are spent on the given data instead: first the world model's, then those
-    of actor and critic."""
+    of actor and critic. With `goal_updates` (objective=goal_image) there is no actor, so that nothing more is collected,
+    and the distance between latents is learned instead."""
     online = training["online"]
     learn, behave = round_updates(training)
     rounds = online["rounds"]
     pretrain, imagine = training["pretrain"]["updates"], training["imagine"]["updates"]
     chunks = [] if offline else [Chunk("collect", "collect", training["collect"]["steps"])]
-    chunks += _split("learn", "pretrain", pretrain + offline * rounds * learn)
+    chunks += _split("learn", "pretrain", pretrain + (offline or goal_updates is not None) * rounds * learn)
+    if goal_updates is not None:
+        return chunks + _split("measure", "goals", goal_updates, size=1000)
     behaviors = _split("behave", "imagine", imagine + offline * rounds * behave)
     for done, chunk in enumerate(behaviors, start=1):
         chunks.append(chunk)
@@ -60,9 +63,9 @@ def schedule(training: dict, offline: bool, validate_every: int = 2) -> list[Chu
     return chunks
 
 
-def _split(kind: str, phase: str, updates: int, number: int = 0) -> list[Chunk]:
-    whole, rest = divmod(updates, UPDATES_PER_CHUNK)
-    sizes = [UPDATES_PER_CHUNK] * whole + ([rest] if rest else [])
+def _split(kind: str, phase: str, updates: int, number: int = 0, size: int = UPDATES_PER_CHUNK) -> list[Chunk]:
+    whole, rest = divmod(updates, size)
+    sizes = [size] * whole + ([rest] if rest else [])
     return [Chunk(kind, phase, size, number) for size in sizes]
 
 

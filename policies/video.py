@@ -24,6 +24,7 @@ MARGIN, CAPTION, TITLE = 8, 22, 28
 ERROR_GAIN = 3  # the error is drawn three times as bright: a pole one pixel off is easily overlooked
 BACKGROUND, PANEL, GRID = (16, 18, 22), (28, 31, 38), (70, 75, 86)
 TEXT, REAL, DREAM, BAND = (232, 232, 232), (94, 196, 232), (255, 159, 64), (58, 44, 30)
+REACHED = (80, 200, 120)
 CRF = "12"  # x264's quality: no visible loss at this size
 
 _font = lru_cache(ImageFont.load_default)
@@ -155,6 +156,42 @@ def compose_video(
     )
 
 
+def record_goals(episodes: list[Episode], path: str | Path, fps: float, columns: int = 5) -> Path:
+    """Write episodes towards goal images side by side as one MP4: each with its goal to the right, framed in green from
+    the moment of its success on. Episodes that are over wait for the longest.
+
+    Args:
+        episodes: with `image`, `goal` (both uint8 `[T+1, H, W, 3]`), and in `info` `success_step`, None without success.
+    """
+    size, length = TILE // 2, max(len(episode["reward"]) for episode in episodes)
+    columns = min(columns, len(episodes))
+    cell = 2 * size + 3 * MARGIN, size + 2 * MARGIN
+    rows = -(-len(episodes) // columns)
+    reached = [episode["info"]["success_step"] for episode in episodes]
+
+    def scaled(picture: np.ndarray) -> Image.Image:
+        return Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST)
+
+    def frames() -> Iterator[np.ndarray]:
+        for t in range(length + 1):
+            base = Image.new("RGB", (columns * cell[0], rows * cell[1] + TITLE), BACKGROUND)
+            draw = ImageDraw.Draw(base)
+            done = sum(step is not None and step <= t for step in reached)
+            words = f"{done} of {len(episodes)} goals reached    {t / fps:.1f} s    left: real, right: goal"
+            draw.text((MARGIN, 6), words, fill=TEXT, font=_font(size=15))
+            for place, (episode, step) in enumerate(zip(episodes, reached, strict=True)):
+                x, y = place % columns * cell[0], TITLE + place // columns * cell[1]
+                if step is not None and step <= t:
+                    draw.rectangle((x + 3, y + 3, x + cell[0] - 4, y + cell[1] - 4), outline=REACHED, width=4)
+                now = min(t, len(episode["reward"]))
+                base.paste(scaled(episode["image"][now]), (x + MARGIN, y + MARGIN))
+                base.paste(scaled(episode["goal"][now]), (x + size + 2 * MARGIN, y + MARGIN))
+            yield np.asarray(base)
+
+    write_video(path, frames(), fps)
+    return Path(path)
+
+
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
     """Write uint8 frames `[h, w, 3]` as an H.264 MP4 that browsers play, and return how many; an odd last row or column
     is left out. The file appears whole or not at all.
@@ -171,7 +208,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", CRF, "-preset", "fast", "-movflags", "+faststart"]
     with whole_file(path) as temporary:
-        command = [_ffmpeg(), "-y", "-v", "error", *source, *target, str(temporary)]
+        command = [ffmpeg_path(), "-y", "-v", "error", *source, *target, str(temporary)]
         # A session of its own: Ctrl-C is ours to answer, and ffmpeg's complaint does not hide the reason.
         with Popen(command, stdin=PIPE, stderr=PIPE, start_new_session=True) as ffmpeg:
             try:
@@ -195,6 +232,19 @@ def write_png(path: str | Path, frame: np.ndarray) -> Path:
     with whole_file(path) as temporary:
         Image.fromarray(frame).save(temporary)
     return Path(path)
+
+
+def read_picture(path: str | Path, height: int, width: int) -> np.ndarray:
+    """A picture file as uint8 `[height, width, 3]`.
+
+    Raises:
+        ValueError: it is missing or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert("RGB").resize((width, height), Image.Resampling.BOX))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def contact_sheet(frames: Iterable[np.ndarray], every: int) -> np.ndarray:
@@ -288,7 +338,8 @@ def _error(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
     return np.minimum(255, np.abs(real.astype(np.int16) - dream) * ERROR_GAIN).astype(np.uint8)
 
 
-def _ffmpeg() -> str:
+def ffmpeg_path() -> str:
+    """The path of the ffmpeg at hand."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 

@@ -27,6 +27,17 @@ def env_factories(config: DictConfig) -> tuple[Callable[..., Any], Callable[[], 
     return partial(envs.make_vector, **options), partial(envs.make, **options)
 
 
+def with_objective(config: DictConfig) -> DictConfig:
+    """`config` with what its objective implies: the env shows goal pictures, and the world model learns no rewards."""
+    if "objective" not in config or config.objective.name != "goal_image":
+        return config
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    config.env.goal_image = config.objective.image is None
+    if "model" in config:
+        config.model.losses.reward = 0.0
+    return config
+
+
 def look_at(make_env: Callable[[], Any]) -> tuple[Interface, list[float]]:
     """What an env shows and takes, and the action that holds it still."""
     from worldmodel.interface import Interface

@@ -16,6 +16,7 @@ from scripts.assemble import (
     make_policy,
     policy_options,
     with_checkpoint,
+    with_objective,
 )
 from scripts.help import console
 from scripts.settings import SettingsError, merge_with_saved
@@ -38,7 +39,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         config = merge_with_saved(_settings_of(old), config, overrides, own=("run", "from"))
         agent = load_agent(config.checkpoint)
         chosen, names = old["context"].get("policy"), list(old["policies"])
-    config = resolved(config)
+    config = resolved(with_objective(config))
     make_vector, make_env = env_factories(config)
     interface, neutral_action = look_at(make_env)
     options = {name: config.policy if name == chosen else policy_options(name, config) for name in names}
@@ -51,6 +52,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         envs=config.eval.envs,
         confidence=config.eval.confidence,
         max_steps=config.eval.get("max_steps"),
+        unsolved=config.env.get("goal_image", False),
         fewer=None if old is None else {name: len(old["policies"][name]["episodes"]) for name in names},
         context={
             "command": " ".join(["worldmodel evaluate", *overrides]),

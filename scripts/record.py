@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from scripts.assemble import chosen_policy, env_factories, look_at, make_policy, with_checkpoint
+from scripts.assemble import chosen_policy, env_factories, look_at, make_policy, with_checkpoint, with_objective
 from scripts.help import console
 from scripts.verb import resolved, verb
 
@@ -18,7 +18,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     from policies.video import View, record
 
     config, agent = with_checkpoint(config, overrides)
-    config, name = resolved(config), chosen_policy()
+    config, name = resolved(with_objective(config)), chosen_policy()
     make_vector, make_env = env_factories(config)
     interface, neutral_action = look_at(make_env)
     policy = make_policy(name, config.policy, agent, interface, neutral_action, config.seed)

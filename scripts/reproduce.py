@@ -1,95 +1,104 @@
-"""Run a claim again and write its JSON: `python -m scripts.reproduce claim=<name> [seeds=0,1,2]`.
+"""Run a claim again: `python -m scripts.reproduce claim=<name> [seeds=0,1,2] [keep=true]`.
 
-Every claim is a command line and a number read from what the command leaves; nothing is written by hand.
+Writes `results/<name>.json`, a video of its first seed to `results/gallery/`, and says whether the claim is met and
+whether it agrees with the numbers that stood there. With `keep=true` the runs of other seeds that stand there stay.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.claims import CLAIMS, Claim, read_run
 from scripts.documented import nearest
 
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A command, what its number means, and the bar.
-
-    Attributes:
-        sentence: with the unit.
-        overrides: of `worldmodel train`.
-        bar: that the mean over seeds has to reach.
-        minutes: that each run may take.
-    """
-
-    sentence: str
-    overrides: tuple[str, ...]
-    bar: float
-    minutes: float
-
-
-CLAIMS = {
-    "cartpole_swingup": Claim(
-        "cartpole swing-up from 64x64 pixels, return (0-1000) of the best policy of the default job, state as a target",
-        (), 600, 20,
-    ),
-}  # fmt: skip
+GALLERY_CRF = "27"  # x264's quality for the repository: a tenth of the size of a run's own videos
 
 
 def main() -> None:
-    """Run the claim's seeds one after the other, write `results/<claim>.json`, say whether it is met."""
+    """Run the claim's seeds one after the other."""
     given = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    if set(given) - {"claim", "seeds"} or "claim" not in given or len(given) != len(sys.argv) - 1:
-        sys.exit(f"usage: python -m scripts.reproduce claim={'|'.join(CLAIMS)} [seeds=0,1,2]")
+    if set(given) - {"claim", "seeds", "keep"} or "claim" not in given or len(given) != len(sys.argv) - 1:
+        sys.exit(f"usage: python -m scripts.reproduce claim={'|'.join(CLAIMS)} [seeds=0,1,2] [keep=true]")
     name = given["claim"]
     if name not in CLAIMS:
         near = nearest(name, list(CLAIMS), count=1)
         sys.exit(
             f"no claim is called {name!r}{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(CLAIMS)}"
         )
-    claim, seeds = CLAIMS[name], [int(seed) for seed in given.get("seeds", "0").split(",")]
-    runs = [run(name, claim, seed) for seed in seeds]
+    claim, path = CLAIMS[name], ROOT / "results" / f"{name}.json"
+    before = json.loads(path.read_text()) if path.exists() else None
+    runs = {run["seed"]: run for run in before["runs"]} if before and given.get("keep") == "true" else {}
+    for seed in (int(seed) for seed in given.get("seeds", "0").split(",")):
+        runs[seed] = run(name, claim, seed)
+        result = write(path, name, claim, [runs[key] for key in sorted(runs)])
+    slowest = max(one["minutes"] for one in runs.values())
+    print(
+        f"{path}: mean {result['mean']:.4g}, bar {claim.bar:g}, slowest run {slowest:.1f} of {claim.minutes:g} minutes"
+    )
+    if before is not None:
+        print(agreement(before, result))
+    sys.exit(0 if result["met"] else 1)
 
+
+def write(path: Path, name: str, claim: Claim, runs: list[dict]) -> dict:
+    """The claim's JSON; it is met if the mean reaches the bar and no run took longer than allowed."""
     from worldmodel.provenance import result_json, write_json
 
-    returns = [one["return"] for one in runs]
+    seeds = [run["seed"] for run in runs]
     command = f"python -m scripts.reproduce claim={name} seeds={','.join(map(str, seeds))}"
-    result = result_json(claim.sentence, command, seeds, returns, claim.bar, runs=runs)
+    result = result_json(claim.sentence, command, seeds, [run["value"] for run in runs], claim.bar, runs=runs)
     result["minutes_allowed"] = claim.minutes
-    path = write_json(ROOT / "results" / f"{name}.json", result)
-    slowest = max(one["minutes"] for one in runs)
-    print(f"{path}: mean {result['mean']:.0f}, bar {claim.bar}, slowest run {slowest:.1f} of {claim.minutes} minutes")
-    sys.exit(0 if result["met"] and slowest <= claim.minutes else 1)
+    result["in_time"] = all(run["minutes"] <= claim.minutes for run in runs)
+    result["met"] = result["met"] and result["in_time"]
+    write_json(path, result)
+    return result
+
+
+def agreement(before: dict, after: dict) -> str:
+    """Whether two results of one claim agree: each seed that both have to the digit, or the intervals of the means."""
+    old, new = (dict(zip(result["seeds"], result["values"], strict=True)) for result in (before, after))
+    shared = sorted(old.keys() & new.keys())
+    differing = [f"seed {seed}: {old[seed]:.4g} -> {new[seed]:.4g}" for seed in shared if old[seed] != new[seed]]
+    if shared and not differing:
+        return "agrees: every seed that was run before gave the same number"
+    (low, high), (other_low, other_high) = (
+        (result["interval"]["low"] or min(result["values"]), result["interval"]["high"] or max(result["values"]))
+        for result in (before, after)
+    )
+    verdict = "agrees within the intervals" if low <= other_high and other_low <= high else "does not agree"
+    return f"{verdict}: {'; '.join(differing) or 'no seed in common'}"
 
 
 def run(name: str, claim: Claim, seed: int) -> dict:
-    """One run of `worldmodel train`, and what it reached."""
+    """One run of the claim's commands, and what it reached."""
     folder = ROOT / "outputs" / "reproduce" / f"{name}_{seed}_{time.strftime('%Y%m%d_%H%M%S')}"
-    command = [sys.executable, "-m", "scripts.train", f"run={folder}", f"seed={seed}", *claim.overrides]
     began = time.monotonic()
-    subprocess.run(command, check=True, cwd=ROOT)
+    for verb, *arguments in claim.commands(folder, seed):
+        subprocess.run([sys.executable, "-m", f"scripts.{verb}", *arguments], check=True, cwd=ROOT)
     minutes = (time.monotonic() - began) / 60
-    results = json.loads((folder / "eval.json").read_text())
-    policies = {policy: score["return"] for policy, score in results["policies"].items()}
-    best = max(("actor", "planner"), key=lambda policy: policies[policy]["mean"])
-    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "reward_r2_10" in line][
-        -1
-    ]
-    return {
-        "seed": seed,
-        "return": policies[best]["mean"],
-        "best": best,
-        "minutes": round(minutes, 2),
-        "env_steps": last["env_steps"],
-        "policies": policies,
-        "open_loop": {key: value for key, value in last.items() if "_r2_" in key or "_error_" in key},
-    }
+    for kind in ("final", "goals"):
+        video = folder / "videos" / f"{kind}.mp4"
+        if video.exists() and seed == 0:
+            exhibit(video, ROOT / "results" / "gallery" / (f"{name}.mp4" if kind == "final" else f"{name}_{kind}.mp4"))
+    return read_run(claim, folder, seed, minutes)
+
+
+def exhibit(video: Path, path: Path) -> None:
+    """A smaller copy of a video for the repository; the same one where ffmpeg is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        from policies.video import ffmpeg_path
+
+        command = [ffmpeg_path(), "-y", "-v", "error", "-i", str(video), "-crf", GALLERY_CRF, "-preset", "slow"]
+        subprocess.run([*command, "-movflags", "+faststart", str(path)], check=True)
+    except (RuntimeError, subprocess.CalledProcessError):
+        shutil.copyfile(video, path)
 
 
 if __name__ == "__main__":

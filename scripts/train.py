@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import env_factories
+from scripts.assemble import env_factories, with_objective
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.verb import resolved, verb
 
@@ -23,6 +23,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         )
     elif config.data is not None:
         config = merge_with_saved(_env_of(config.data), config, overrides)
+    config = with_objective(config)
     config.run = str(folder)
 
     from policies.pipeline import train

@@ -9,6 +9,7 @@ import numpy as np
 from envs.tasks.task import GoalTask, closeness
 
 RADIUS = 0.035  # metres, of the disk
+_LINK = 0.12  # metres, of each of the two
 _APART = 0.1  # metres between tip and disk at a start: none is solved already
 _SHOULDER = 0.2  # metres outside the disk where the reward has fallen to a tenth
 
@@ -40,8 +41,8 @@ class Reacher(GoalTask):
         """From the tip to the disk's centre, in metres, from the joint angles as they are now."""
         shoulder, wrist = self.data.qpos.tolist()
         goal_x, goal_y = self.goal.tolist()
-        x = 0.12 * (math.cos(shoulder) + math.cos(shoulder + wrist))
-        y = 0.12 * (math.sin(shoulder) + math.sin(shoulder + wrist))
+        x = _LINK * (math.cos(shoulder) + math.cos(shoulder + wrist))
+        y = _LINK * (math.sin(shoulder) + math.sin(shoulder + wrist))
         return goal_x - x, goal_y - y
 
     def _reward(self) -> float:
@@ -51,6 +52,12 @@ class Reacher(GoalTask):
         cosines, sines = np.cos(self.data.qpos), np.sin(self.data.qpos)
         goal = self.goal
         return np.concatenate([cosines, sines, self.data.qvel, self._to_goal(), goal], dtype=np.float32)
+
+    def _solve(self) -> None:
+        """Inverse kinematics of two links of equal length, the wrist bent to the side where it was."""
+        x, y = self.goal.tolist()
+        bend = math.copysign(2 * math.acos(min(math.hypot(x, y) / (2 * _LINK), 1.0)), self.data.qpos[1].item())
+        self.data.qpos[:] = math.atan2(y, x) - bend / 2, bend
 
     def _success(self) -> bool:
         return math.hypot(*self._to_goal()) <= RADIUS

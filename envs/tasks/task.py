@@ -36,6 +36,7 @@ class Task(gymnasium.Env, abc.ABC):
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 25}
     asset: str
     own_camera = "view"
+    starts_broad = True  # `reset` takes the option `broad`
 
     def __init__(self, render_mode: str | None = None):
         self.model = mujoco.MjModel.from_xml_path(str(_ASSETS / self.asset))
@@ -113,7 +114,8 @@ class Task(gymnasium.Env, abc.ABC):
 class GoalTask(Task):
     """A task with a place to reach, a mocap body named `goal`, and `info["success"]`.
 
-    `reset(options={"goal": array})` puts the goal's centre at a place, [2].
+    `reset(options=...)` also takes `{"goal": array}`, where the goal's centre shall be, [2], and `{"solved": True}`: the
+    very task that the seed draws, as it looks when it is done. Its picture is the goal image of that task.
 
     Args:
         render_goal: show the goal as a green disk. Off where a goal is given as a picture of what shall be: that
@@ -130,10 +132,19 @@ class GoalTask(Task):
         """Its centre, [2], to read and to write."""
         return self.data.mocap_pos[0, :2]
 
+    starts_solved = True  # `reset` takes the option `solved`
+
     def _apply(self, options: dict) -> None:
         super()._apply(options)
         if options.get("goal") is not None:
             self.goal[:] = np.asarray(options["goal"], float)
+        if options.get("solved"):
+            self._solve()
+            self.data.qvel[:] = 0.0
+
+    @abc.abstractmethod
+    def _solve(self) -> None:
+        """Put the joints from where they start to where the goal is reached."""
 
     @abc.abstractmethod
     def _success(self) -> bool:

@@ -45,5 +45,8 @@ class TwoRoom(GoalTask):
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel, self.goal], dtype=np.float32)
 
+    def _solve(self) -> None:
+        self.data.qpos[:] = self.goal
+
     def _success(self) -> bool:
         return self.distance_to_go() <= SUCCESS

@@ -57,17 +57,29 @@ class RewardObjective:
         return score
 
 
+def root_mean_square(latents: Tensor, goals: Tensor) -> Tensor:
+    """The distance of latents `[..., N, D]` from goals `[..., N, D]` over tokens and dimensions: `[...]`."""
+    return torch.linalg.vector_norm(latents - goals, dim=(-2, -1)) / math.sqrt(goals.shape[-1] * goals.shape[-2])
+
+
 class GoalObjective:
-    """Minus the distance of the imagined latents to a goal's, root mean square over tokens and dimensions.
+    """Minus the distance of the imagined latents to a goal's.
 
     Args:
         goal_latent: `[N, D]`, or `[B, N, D]` with a goal for each planned row; candidate c of row b is trajectory
             b * C + c.
         last_steps: how many of the imagined latents count, from the end; None counts all but the observed one.
         reduction: "mean" asks to be there and stay, "min" to pass by once.
+        distance: of latents `[R, S, N, D]` from goals `[R, 1, N, D]`, `[R, S]`: root mean square, or a learned one.
     """
 
-    def __init__(self, goal_latent: Tensor, last_steps: int | None = None, reduction: str = "mean"):
+    def __init__(
+        self,
+        goal_latent: Tensor,
+        last_steps: int | None = None,
+        reduction: str = "mean",
+        distance: Callable[[Tensor, Tensor], Tensor] = root_mean_square,
+    ):
         if goal_latent.ndim not in (2, 3):
             raise ValueError(f"goal_latent of shape {tuple(goal_latent.shape)}: expected [N, D] or [B, N, D]")
         if last_steps is not None and last_steps < 1:
@@ -75,7 +87,7 @@ class GoalObjective:
         if reduction not in ("mean", "min"):
             raise ValueError(f"reduction={reduction!r}: must be mean or min")
         self.goal_latent = goal_latent if goal_latent.ndim == 3 else goal_latent[None]
-        self.last_steps, self.reduction = last_steps, reduction
+        self.last_steps, self.reduction, self.distance = last_steps, reduction, distance
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         latents, goals = trajectory.latents[:, 1:], self.goal_latent
@@ -87,7 +99,7 @@ class GoalObjective:
         if self.last_steps is not None:
             latents = latents[:, -self.last_steps :]
         goals = goals.repeat_interleave(latents.shape[0] // goals.shape[0], 0)[:, None]
-        distance = torch.linalg.vector_norm(latents - goals, dim=(2, 3)) / math.sqrt(goals[0].numel())
+        distance = self.distance(latents, goals)
         return -(distance.mean(1) if self.reduction == "mean" else distance.amin(1))
 
 

@@ -137,7 +137,7 @@ def test_closing_twice_is_fine_and_rendering_after_it_says_so():
 
 def test_unknown_qualities_and_cameras_name_the_known_ones():
     env = make_plain("HalfCheetah-v5")
-    with pytest.raises(ValueError, match="fast, faithful, default"):
+    with pytest.raises(ValueError, match="fast, faithful, smooth, default"):
         Renderer(env.unwrapped.model, 16, 16, "pretty")
     with pytest.raises(ValueError, match="env.cameras takes: track"):
         named_camera(env.unwrapped.model, "trak")

@@ -128,7 +128,7 @@ def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):
     with pytest.raises(Diverged, match="the last good checkpoint is .*checkpoints"):
         run(tmp_path / "run", "training.optimizer.learning_rate=1e18", "training.optimizer.warmup=120")
     meta = read_meta(find_checkpoint(tmp_path / "run"))
-    assert meta["model_updates"] < 130
+    assert meta["updates"]["model"] < 130
     good = Agent.load(tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in good.model.parameters())
 

@@ -1,0 +1,153 @@
+"""What this project claims to reach: each claim is a few command lines, and a number read from what they leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Read = Callable[[dict], float]
+"""From one policy's entry of an eval.json to the claim's number."""
+
+TASK_FREE = "collect.steps=80000 collect.max_steps=40 collect.broad_fraction=0.9 policy.switch=0.25 policy.reach=1.3 policy.noise=0.1"
+"""The exploring random policy of `worldmodel train`, for `worldmodel collect`."""
+
+
+def mean_return(score: dict) -> float:
+    """Mean return of the evaluation's episodes."""
+    return score["return"]["mean"]
+
+
+def late_success(score: dict) -> float:
+    """Share of the second half of the episodes in which the task was done."""
+    return score["late_success"]
+
+
+def late_reward(score: dict) -> float:
+    """Mean reward of the second half of the episodes, as a share of the largest (4 for each step of a built-in task)."""
+    return score["late_reward"] / 4
+
+
+def success(score: dict) -> float:
+    """Share of episodes with success."""
+    return score["success"]["rate"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Commands, what their number means, and the bar.
+
+    Attributes:
+        sentence: with the unit.
+        bar: that the mean over seeds has to reach.
+        minutes: of wall time that each run may take, all its commands together; two idle cores.
+        train: overrides of `worldmodel train`.
+        collect: overrides of `worldmodel collect`, for training on episodes collected beforehand; None without.
+        read: the number, of the policy for which it is highest.
+    """
+
+    sentence: str
+    bar: float
+    minutes: float
+    train: str = ""
+    collect: str | None = None
+    read: Read = mean_return
+
+    def commands(self, folder: Path, seed: int) -> list[list[str]]:
+        """The arguments of `worldmodel` for one run into `folder`."""
+        data = folder.with_name(folder.name + "_episodes")
+        collect = [] if self.collect is None else [["collect", f"data={data}", f"seed={seed}", *self.collect.split()]]
+        given = [f"data={data}"] if collect else []
+        return [*collect, ["train", f"run={folder}", f"seed={seed}", *given, *self.train.split()]]
+
+    def value(self, results: dict) -> tuple[float, str]:
+        """The number in an eval.json, and the policy that it is of; baselines do not count."""
+        trained = [name for name in ("actor", "planner") if name in results["policies"]]
+        best = max(trained, key=lambda name: self.read(results["policies"][name]))
+        return self.read(results["policies"][best]), best
+
+
+CLAIMS = {
+    "cartpole_swingup": Claim(
+        "cartpole swing-up from 64x64 pixels, the default job: return (0-1000) within 20 minutes, state as a target",
+        800, 20,
+    ),
+    "cartpole_swingup_long": Claim(
+        "cartpole swing-up from 64x64 pixels: return (0-1000) within 40 minutes, state as a target",
+        850, 40, "training.online.rounds=70",
+    ),
+    "cartpole_swingup_pixels": Claim(
+        "cartpole swing-up from 64x64 pixels alone: return (0-1000) within 40 minutes, no state anywhere",
+        600, 40, "env.privileged_state=false training.online.rounds=70",
+    ),
+    "pendulum_swingup": Claim(
+        "pendulum swing-up from 64x64 pixels: share of the largest reward in the second half of the episodes, state as a target",
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=6", read=late_reward,
+    ),
+    "pendulum_swingup_pixels": Claim(
+        "pendulum swing-up from 64x64 pixels alone: share of the largest reward in the second half of the episodes",
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 env.privileged_state=false training.online.rounds=6",
+        read=late_reward,
+    ),
+    "reacher": Claim(
+        "two-link reacher from 64x64 pixels: share of the second half of the episodes with the tip inside the target, state as a target",
+        0.8, 20, "env.id=worldmodel/Reacher-v0 training.online.rounds=6", read=late_success,
+    ),
+    "reacher_pixels": Claim(
+        "two-link reacher from 64x64 pixels alone: share of the second half of the episodes with the tip inside the target",
+        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=6", read=late_success,
+    ),
+    "two_room_goal_image": Claim(
+        "two-room maze from 64x64 pixels: share of held-out goal images reached within 4 s, from task-free episodes alone",
+        0.8, 40, "objective=goal_image training.online.rounds=0 eval.episodes=50 eval.envs=10 eval.max_steps=100",
+        f"env.id=worldmodel/TwoRoom-v0 env.kwargs.render_goal=false {TASK_FREE}", read=success,
+    ),
+    "pusher_goal_image": Claim(
+        "pusher from 64x64 pixels: share of held-out goal images reached within 10 s, from task-free episodes alone",
+        0.5, 60, "objective=goal_image eval.episodes=50 eval.envs=10",
+        f"env.id=worldmodel/Pusher-v0 env.kwargs.render_goal=false {TASK_FREE}", read=success,
+    ),
+    "halfcheetah_state": Claim(
+        "HalfCheetah-v5 from its state vector: return within 30 minutes",
+        1500, 30, "env.id=HalfCheetah-v5 env.observation=state eval.planner_episodes=0",
+    ),
+    "inverted_pendulum_state": Claim(
+        "InvertedPendulum-v5 from its state vector: return (at most 1000) within 30 minutes",
+        950, 30, "env.id=InvertedPendulum-v5 env.observation=state eval.planner_episodes=0",
+    ),
+    "cartpole_v1_state": Claim(
+        "CartPole-v1 (discrete) from its state vector: return (at most 500) within 30 minutes",
+        450, 30, "env.id=CartPole-v1 env.observation=state eval.planner_episodes=0",
+    ),
+}  # fmt: skip
+
+
+def read_run(claim: Claim, folder: Path, seed: int, minutes: float) -> dict:
+    """What one run reached: an entry of `runs` in results/<claim>.json."""
+    results = json.loads((folder / "eval.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    value, best = claim.value(results)
+    reports = [line for line in lines if any("_error_" in key for key in line)]
+    profile = folder / "profile.json"
+    return {
+        "seed": seed,
+        "value": value,
+        "best": best,
+        "minutes": round(minutes, 2),
+        "env_steps": lines[-1]["env_steps"],
+        "policies": {
+            name: {key: score[key] for key in ("return", "success", "late_success", "late_reward", "decision_ms")}
+            | {"episodes": len(score["episodes"])}
+            for name, score in results["policies"].items()
+        },
+        "curve": [
+            {"minutes": round(line["seconds"] / 60, 3), "env_steps": line["env_steps"], "return": line["validation_return"]}
+            for line in lines
+            if "validation_return" in line
+        ],
+        "open_loop": {key: value for key, value in reports[-1].items() if "_r2_" in key or "_error_" in key}
+        if reports
+        else {},
+        "seconds": json.loads(profile.read_text())["seconds"] if profile.exists() else {},
+    }  # fmt: skip
