@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.averaging import follow
 from worldmodel.compilation import Compiled
 from worldmodel.distributed import mean_over_processes
 from worldmodel.imagination import imagine
@@ -166,10 +167,7 @@ class ActorCritic(nn.Module):
         self.return_range.copy_(torch.where(first, spread, torch.lerp(self.return_range, spread, 0.01)))
         return torch.maximum(self.return_range, self.value_unit)
 
-    @torch.no_grad()
     def update_target(self) -> None:
         """Move the slow critic towards the critic, and the average towards the actor."""
-        for slow, fast in zip(self.target.parameters(), self.critic.parameters()):
-            slow.lerp_(fast, self.config.target_rate)
-        for slow, fast in zip(self.average.parameters(), self.actor.parameters()):
-            slow.lerp_(fast, self.config.average_rate)
+        follow(self.target, self.critic, self.config.target_rate)
+        follow(self.average, self.actor, self.config.average_rate)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldmodel.averaging import follow
 from worldmodel.data import EpisodeStore
 from worldmodel.data.split import train_episodes
 
@@ -72,11 +73,9 @@ class GoalValue(nn.Module):
         here, goal = here.flatten(-2), goal.flatten(-2)
         return -torch.stack([self._value(net, here, goal) for net in self.nets]).mean(0)
 
-    @torch.no_grad()
     def update_target(self) -> None:
         """Move the slow nets towards the nets."""
-        for slow, fast in zip(self.slow.parameters(), self.nets.parameters()):
-            slow.lerp_(fast, self.config.target_rate)
+        follow(self.slow, self.nets, self.config.target_rate)
 
     @property
     def _unit(self) -> float:

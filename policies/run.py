@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_see
 from policies.starts import start_memories
 from policies.video import record
 from policies.view import observed
+from worldmodel.averaging import follow
 from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, point, read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.diagnostics import open_loop_report
@@ -63,13 +65,16 @@ class Run:
         torch.manual_seed(config["seed"])
         self.store = self._open_store()
         self.agent = Agent.new(self.store.interface, config)
-        self.model, self.behavior = self.agent.model, self.agent.behavior
+        # What imagines and acts is the average of the weights that are trained: these wander by several times the error
+        # that their average has, and actor and critic would have to follow them.
+        self.model, self.behavior = self.agent.model.requires_grad_(False).eval().to(fabric.device), self.agent.behavior
+        self.learner = copy.deepcopy(self.model).requires_grad_(True)
         if self.training["compile"]:
             self.behavior.compile_steps(self.model)
         # The rate has come down when imagination begins: an actor needs an accurate model more than a fast one.
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
         behave = sum(c.amount for c in self.chunks if c.kind == "behave")
-        self.model_trainer = Trainer(fabric, self.model, OptimizerConfig(**self.training["optimizer"]), learn)
+        self.model_trainer = Trainer(fabric, self.learner, OptimizerConfig(**self.training["optimizer"]), learn)
         rate = self.behavior.config
         self.behavior_trainer = Trainer(
             fabric,
@@ -205,7 +210,8 @@ class Run:
             state = (sample.mean(0), sample.std(0))
         reward_std = self.store.reward_std()
         privileged = self.store.privileged_stats() if self.store.interface.privileged_dim else None
-        self.model.set_scales(reward_std, privileged, state)
+        for model in (self.learner, self.model):
+            model.set_scales(reward_std, privileged, state)
         self.behavior.set_reward_scale(float(self.model.transition.reward_scale))
 
     def _learn(self, chunk: Chunk, bar, seed: int) -> None:
@@ -229,12 +235,12 @@ class Run:
             recent_episodes=sampler.recent_episodes,
         )
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
-        self.model.train()
+        self.learner.train()
         for _ in range(chunk.amount):
             batch = sampler.sample() | {"reference": self._frames(singles)}
             self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator))
+            follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
         self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
-        self.model.eval()
 
     def _frames(self, sampler: WindowSampler, count: int | None = None) -> dict[str, torch.Tensor]:
         """Observations `[count, ...]` of moments drawn one by one."""
@@ -243,7 +249,6 @@ class Run:
 
     def _behave(self, chunk: Chunk, bar, seed: int) -> None:
         options, starts = self.training, self.behavior.config.starts
-        self.model.eval().requires_grad_(False)
         pool = start_memories(
             self.model,
             self.store,
@@ -259,11 +264,9 @@ class Run:
                 self.model, pool.select(rows), generator, after=self.behavior.update_target
             )
             self._step(chunk, bar, scalars)
-        self.model.requires_grad_(True)
 
     def _measure(self, chunk: Chunk, bar, seed: int) -> None:
         """Learn the distance between the latents of the model as it is now."""
-        self.model.eval().requires_grad_(False)
         if self.transitions is None:
             self.transitions = LatentTransitions(self.model, self.store, seed=self.config["seed"])
         generator = torch.Generator(self.model.device).manual_seed(seed)
@@ -271,7 +274,6 @@ class Run:
         for _ in range(chunk.amount):
             sample = self.transitions.sample(value.config, generator)
             self._step(chunk, bar, self.goal_trainer.update(*sample, after=value.update_target))
-        self.model.requires_grad_(True)
 
     def _step(self, chunk: Chunk, bar, scalars: dict) -> None:
         bar.advance(1)
@@ -351,7 +353,7 @@ class Run:
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         goals = {} if self.agent.goal_value is None else {"goal_value": self.agent.goal_value}
-        return {"model": self.model, "behavior": self.behavior, **goals}
+        return {"model": self.model, "learner": self.learner, "behavior": self.behavior, **goals}
 
     def _trainers(self) -> dict[str, Trainer]:
         goals = {} if self.goal_trainer is None else {"goal_value": self.goal_trainer}
@@ -417,7 +419,6 @@ class Run:
         self.episode_steps = meta["episode_steps"]
         self.profile = Counter(meta["seconds"])
         self.best_return = -float("inf") if meta["best_return"] is None else meta["best_return"]
-        self.model.eval()
         if self.first:
             if not self.offline:
                 self.store.truncate(meta["episodes"])
