@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 BROAD_STREAM = 0xB20AD  # keeps the draw "is this start broad?" apart from the env's own use of the same seed
 
 
+def is_goal(key: str) -> bool:
+    """Is this observation the picture of a goal? It is the task's, and no part of what happened."""
+    return key == "goal" or key.startswith("goal.")
+
+
 def is_broad(seed: int, fraction: float) -> bool:
     """Whether the episode with this seed starts anywhere in the state space: a fair draw that hangs on the seed alone,
     so that a resumed collection goes on as the unbroken one."""
@@ -69,7 +74,7 @@ def collect(
 
     def run(on_step) -> None:
         for episode in rollout(policy, vector_env, seeds, options, on_step, max_steps, name=name, more=more):
-            store.append(episode)
+            store.append({key: value for key, value in episode.items() if not is_goal(key)})
             infos.append(episode["info"])
             lengths.append(len(episode["reward"]))
 

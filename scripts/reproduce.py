@@ -76,11 +76,11 @@ def agreement(before: dict, after: dict) -> str:
 
 
 def run(name: str, claim: Claim, seed: int) -> dict:
-    """One run of the claim's commands, and what it reached."""
+    """One run of the claim's command, and what it reached."""
     folder = ROOT / "outputs" / "reproduce" / f"{name}_{seed}_{time.strftime('%Y%m%d_%H%M%S')}"
     began = time.monotonic()
-    for verb, *arguments in claim.commands(folder, seed):
-        subprocess.run([sys.executable, "-m", f"scripts.{verb}", *arguments], check=True, cwd=ROOT)
+    command = [sys.executable, "-m", "scripts.train", f"run={folder}", f"seed={seed}", *claim.train.split()]
+    subprocess.run(command, check=True, cwd=ROOT)
     minutes = (time.monotonic() - began) / 60
     for kind in ("final", "goals"):
         video = folder / "videos" / f"{kind}.mp4"
