@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from worldmodel.data import EpisodeStore, WindowSampler
+from worldmodel.losses import align_end, missing_steps
 from worldmodel.transformer import Memory
 
 SHORTENED = 0.25  # share of the histories that are cut to a random length: episodes begin without a past
@@ -26,38 +26,17 @@ def start_memories(
     latents = torch.cat(
         [model.encode({key: batch[key][i : i + 128].to(model.device) for key in keys}) for i in range(0, count, 128)]
     )
-    latents, previous, valid = align_end(
-        latents, batch["previous_action"].to(model.device), batch["valid"].to(model.device)
-    )
-    frames = latents.shape[1]
+    missing, frames = missing_steps(batch["valid"].to(model.device)), latents.shape[1]
+    latents, previous = align_end(missing, latents, batch["previous_action"].to(model.device))
     longest = torch.where(
         torch.rand(count, generator=generator) < SHORTENED,
         torch.randint(1, frames + 1, (count,), generator=generator),
         frames,
     ).to(model.device)
-    valid = valid & (torch.arange(frames, device=model.device) >= frames - longest[:, None])
+    age = torch.arange(frames, device=model.device)
+    valid = (age >= missing[:, None]) & (age >= frames - longest[:, None])
     first = valid & ~torch.cat([torch.zeros_like(valid[:, :1]), valid[:, :-1]], 1)
     shortened = first & (longest < frames)[:, None]
     previous = previous.masked_fill(shortened[..., None], 0.0)  # as at an episode's start
     beliefs, cache = model.observe_window(latents, previous, valid)
     return model.belief.remember(cache, latents, beliefs, valid)
-
-
-def align_end(latents: Tensor, previous_action: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift every row so that its last real frame comes last.
-
-    Args:
-        latents: `[B, T + 1, N, D]`, padded at the end.
-        previous_action: `[B, T + 1, A]`.
-        valid: `[B, T]`, 1 for real transitions.
-
-    Returns:
-        the shifted latents and previous actions, and bool `[B, T + 1]`: which frames are real.
-    """
-    frames = latents.shape[1]
-    missing = frames - 1 - valid.sum(1).long()
-    index = torch.arange(frames, device=latents.device) - missing[:, None]
-    real = index >= 0
-    index = index.clamp_min(0)
-    rows = torch.arange(len(latents), device=latents.device)[:, None]
-    return latents[rows, index], previous_action[rows, index], real

@@ -27,15 +27,16 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
 
-    def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, reference: Tensor | None = None, real: Tensor | None = None) -> Tensor:
         """`x [F, N, D]`, statistics over F and N, of all processes.
 
         Args:
+            real: bool `[F]`, which frames count in the batch's own statistics; all when None.
             reference: `[R, N, D]`, frames drawn one by one, whose statistics are to be used; the batch's own when None.
         """
         if not self.training:
             return (x - self.mean) * (self.variance + EPSILON).rsqrt()
-        mean, variance = statistics(x)
+        mean, variance = statistics(x if real is None else x[real])
         latent = (x - mean) * (variance + EPSILON).rsqrt()
         with torch.no_grad():
             own = mean, variance
@@ -131,12 +132,15 @@ class FrameEncoder(nn.Module):
         self.register_buffer("state_mean", torch.zeros(max(interface.state_dim, 1)))
         self.register_buffer("state_std", torch.ones(max(interface.state_dim, 1)))
 
-    def forward(self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None, real: Tensor | None = None
+    ) -> Tensor:
         """Encode F frames.
 
         Args:
             observation: each camera uint8 `[F, H, W, 3]`, and `state` `[F, S]` where the env has one.
             reference: R frames drawn one by one, by whose statistics latents are standardised in training.
+            real: bool `[F]`, which frames are more than padding; all when None.
 
         Returns:
             latents `[F, N, D]`.
@@ -148,7 +152,7 @@ class FrameEncoder(nn.Module):
         if reference is not None:
             with torch.no_grad():
                 reference = self.project_frames(reference)
-        return self.standardize(latent, reference)
+        return self.standardize(latent, reference, real)
 
     def calibrate(self, observation: dict[str, Tensor]) -> None:
         """Standardise by these frames outside training."""

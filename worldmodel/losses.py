@@ -12,6 +12,8 @@ from worldmodel.encoder import picture_to_input
 from worldmodel.imagination import imagine
 from worldmodel.sigreg import sigreg
 
+TINY = 1e-6  # keeps logarithms of probabilities finite
+
 
 def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """All terms, weighted in `loss`.
@@ -30,44 +32,65 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
     Raises:
         ValueError: the window is too short for the open loop.
     """
-    config, action = model.config, batch["action"]
-    length, steps = action.shape[1], config.open_loop
+    config = model.config
+    length, steps = batch["action"].shape[1], config.open_loop
     if length < steps + 1:
         raise ValueError(f"training.window={length} must be longer than model.open_loop={steps}")
-    valid = batch["valid"]
-    latents = model.encode(batch, batch.get("reference"))
-    beliefs, cache = model.observe_window(latents[:, :-1], batch["previous_action"][:, :-1])
+    missing, time = missing_steps(batch["valid"]), torch.arange(length + 1, device=batch["valid"].device)
+    real = time <= length - missing[:, None]
+    latents = model.encode(batch, batch.get("reference"), real)
+    terms = {"sigreg": sigreg(latents[real].flatten(0, 1), generator)}
+    if config.losses.decoder or config.losses.reconstruction:
+        terms["decoder"] = _decoder_loss(model, latents, batch, generator)
+
+    # Short episodes end where the others do, so that the open loop, which is the window's end, has something to predict.
+    known = time >= missing[:, None]
+    valid = known[:, :-1].to(latents.dtype)
+    names = ("previous_action", "action", "reward", "terminated")
+    latents, previous, action, reward, terminated = align_end(missing, latents, *(batch[name] for name in names))
+    goes_on = 1 - terminated
+    beliefs, cache = model.observe_window(latents[:, :-1], previous[:, :-1], known[:, :-1])
     here, after = latents[:, :-1], latents[:, 1:]
 
     one = model.transition(beliefs.flatten(0, 1), here.flatten(0, 1), action.flatten(0, 1))
-    terms = {
-        "latent": _mean((one.members - after.flatten(0, 1)).square().mean((0, -1, -2)).view_as(valid), valid),
-        "sigreg": sigreg(latents.flatten(0, 2), generator),
-    }
-    reward_error = (one.reward.view_as(valid) - batch["reward"]) / model.transition.reward_scale
-    terms["terminal"] = _mean(
-        F.binary_cross_entropy_with_logits(
-            one.continue_logit.view_as(valid), 1 - batch["terminated"], reduction="none"
-        ),
-        valid,
-    )
+    terms["latent"] = _mean((one.members - after.flatten(0, 1)).square().mean((0, -1, -2)).view_as(valid), valid)
+    reward_error = (one.reward.view_as(valid) - reward) / model.transition.reward_scale
+    terminal = F.binary_cross_entropy_with_logits(one.continue_logit.view_as(valid), goes_on, reduction="none")
 
     first = length - steps - 1  # the last frame that the open loop sees
-    memory = model.belief.remember(cache, latents[:, : first + 1], beliefs[:, : first + 1])
+    memory = model.belief.remember(cache, latents[:, : first + 1], beliefs[:, : first + 1], known[:, : first + 1])
     dream = imagine(model, memory, action[:, first:], steps + 1, beliefs="before")
-    seen = valid[:, first + 1 :]
-    terms["open_loop"] = _mean((dream.latents[:, 2:] - after[:, first + 1 :]).square().mean((-1, -2)), seen)
-    open_reward = (dream.rewards[:, 1:] - batch["reward"][:, first + 1 :]) / model.transition.reward_scale
-    terms["reward"] = _mean(reward_error.square(), valid) + _mean(open_reward.square(), seen)
+    dreamt = valid[:, first + 1 :] * known[:, first : first + 1]
+    terms["open_loop"] = _mean((dream.latents[:, 2:] - after[:, first + 1 :]).square().mean((-1, -2)), dreamt)
+    open_reward = (dream.rewards[:, 1:] - reward[:, first + 1 :]) / model.transition.reward_scale
+    terms["reward"] = _mean(reward_error.square(), valid) + _mean(open_reward.square(), dreamt)
+    alive = dream.continues[:, 1:].clamp(TINY, 1 - TINY)
+    open_terminal = F.binary_cross_entropy(alive, goes_on[:, first + 1 :], reduction="none")
+    terms["terminal"] = _mean(terminal, valid) + _mean(open_terminal, dreamt)
 
     if model.position_head is not None and config.losses.privileged:
-        terms["privileged"] = _privileged_loss(model, latents, beliefs, batch["privileged"], valid)
-    if config.losses.decoder or config.losses.reconstruction:
-        terms["decoder"] = _decoder_loss(model, latents, batch, generator)
+        (state,) = align_end(missing, batch["privileged"])
+        terms["privileged"] = _privileged_loss(model, latents, beliefs, state, valid)
 
     weights = asdict(config.losses)
     loss = sum(weights[name] * value for name, value in terms.items())
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+
+
+def missing_steps(valid: Tensor) -> Tensor:
+    """How many transitions at the end of each window are padding: int64 `[B]` of `valid [B, T]`."""
+    return valid.shape[1] - valid.sum(1).long()
+
+
+def align_end(missing: Tensor, *windows: Tensor) -> tuple[Tensor, ...]:
+    """Shift every row of `windows [B, ...]` by its `missing [B]` steps, so that padding comes first; there the first
+    entry repeats."""
+    rows = torch.arange(len(missing), device=missing.device)[:, None]
+    shifted = []
+    for window in windows:
+        index = torch.arange(window.shape[1], device=missing.device) - missing[:, None]
+        shifted.append(window[rows, index.clamp_min(0)])
+    return tuple(shifted)
 
 
 def _mean(error: Tensor, valid: Tensor) -> Tensor:

@@ -70,13 +70,16 @@ class WorldModel(nn.Module):
                 getattr(owner, f"{name}_mean").copy_(mean)
                 getattr(owner, f"{name}_std").copy_(std.clamp_min(1e-4))
 
-    def encode(self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None) -> Tensor:
-        """Observations with any leading axes, `[..., H, W, 3]` and `[..., S]`, to latents `[..., N, D]`; `reference` as
-        in `FrameEncoder`."""
+    def encode(
+        self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None, real: Tensor | None = None
+    ) -> Tensor:
+        """Observations with any leading axes, `[..., H, W, 3]` and `[..., S]`, to latents `[..., N, D]`; `reference` and
+        `real [...]` as in `FrameEncoder`."""
         key = self.interface.observation_keys()[0]
         lead = observation[key].shape[: -3 if key in self.interface.cameras else -1]
         flat = {k: observation[k].flatten(0, len(lead) - 1) for k in self.interface.observation_keys()}
-        return self.encoder(flat, reference).unflatten(0, lead)
+        real = None if real is None else real.flatten()
+        return self.encoder(flat, reference, real).unflatten(0, lead)
 
     def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
         """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""
