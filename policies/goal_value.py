@@ -20,13 +20,13 @@ ENCODED = 256  # frames encoded at once
 class GoalValueConfig:
     """See configs/goal_value/default.yaml, where each key is documented."""
 
-    updates: int = 6000
+    updates: int = 4000
     transitions: int = 1024
     width: int = 256
-    discount: float = 0.98
-    expectile: float = 0.9
+    discount: float = 0.99
+    expectile: float = 0.95
     learning_rate: float = 1e-3
-    target_rate: float = 0.01
+    target_rate: float = 0.05
     here: float = 0.1
     ahead: float = 0.6
 

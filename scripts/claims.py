@@ -110,11 +110,11 @@ CLAIMS = {
     ),
     "inverted_pendulum_state": Claim(
         "InvertedPendulum-v5 from its state vector: return (at most 1000) within 30 minutes",
-        950, 30, "env.id=InvertedPendulum-v5 env.observation=state eval.planner_episodes=0",
+        950, 30, "env.id=InvertedPendulum-v5 env.observation=state training.online.rounds=6 eval.planner_episodes=0",
     ),
     "cartpole_v1_state": Claim(
         "CartPole-v1 (discrete) from its state vector: return (at most 500) within 30 minutes",
-        450, 30, "env.id=CartPole-v1 env.observation=state eval.planner_episodes=0",
+        450, 30, "env.id=CartPole-v1 env.observation=state training.online.rounds=10 eval.planner_episodes=0",
     ),
     "dmc_cartpole_swingup": Claim(
         "dm_control cartpole-swingup from 64x64 pixels alone, 100,000 env steps: return",
