@@ -81,20 +81,20 @@ CLAIMS = {
     ),
     "pendulum_swingup": Claim(
         "pendulum swing-up from 64x64 pixels: share of the largest reward in the second half of the episodes, state as a target",
-        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=6", read=late_reward,
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=2", read=late_reward,
     ),
     "pendulum_swingup_pixels": Claim(
         "pendulum swing-up from 64x64 pixels alone: share of the largest reward in the second half of the episodes",
-        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 env.privileged_state=false training.online.rounds=6",
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 env.privileged_state=false training.online.rounds=2",
         read=late_reward,
     ),
     "reacher": Claim(
         "two-link reacher from 64x64 pixels: share of the second half of the episodes with the tip inside the target, state as a target",
-        0.8, 20, "env.id=worldmodel/Reacher-v0 training.online.rounds=6", read=late_success,
+        0.8, 20, "env.id=worldmodel/Reacher-v0 training.online.rounds=2", read=late_success,
     ),
     "reacher_pixels": Claim(
         "two-link reacher from 64x64 pixels alone: share of the second half of the episodes with the tip inside the target",
-        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=6", read=late_success,
+        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=2", read=late_success,
     ),
     "two_room_goal_image": Claim(
         "two-room maze from 64x64 pixels: share of held-out goal images reached within 4 s, from task-free episodes alone",

@@ -41,7 +41,7 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
     latents = model.encode(batch, batch.get("reference"), real)
     terms = {"sigreg": sigreg(latents[real].flatten(0, 1), generator)}
     if config.losses.decoder or config.losses.reconstruction:
-        terms["decoder"] = _decoder_loss(model, latents, batch, generator)
+        terms["decoder"] = _decoder_loss(model, latents, batch, real, generator)
 
     # Short episodes end where the others do, so that the open loop, which is the window's end, has something to predict.
     known = time >= missing[:, None]
@@ -109,12 +109,15 @@ def _privileged_loss(model, latents: Tensor, beliefs: Tensor, state: Tensor, val
     return loss
 
 
-def _decoder_loss(model, latents: Tensor, batch: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
+def _decoder_loss(
+    model, latents: Tensor, batch: dict[str, Tensor], real: Tensor, generator: torch.Generator | None
+) -> Tensor:
     """Mean squared error of a few decoded frames, and states where there are any; their gradient reaches the encoder
     only as far as `losses.reconstruction` lets it."""
     config, flat = model.config, latents.flatten(0, 1)
-    count = min(config.decoder_frames, flat.shape[0])
-    chosen = torch.randint(flat.shape[0], (count,), generator=generator, device=flat.device)
+    frames = real.flatten().nonzero().flatten()
+    count = min(config.decoder_frames, len(frames))
+    chosen = frames[torch.randint(len(frames), (count,), generator=generator, device=flat.device)]
     picked = flat[chosen]
     share = config.losses.reconstruction
     picked = picked.detach() + share * (picked - picked.detach()) if share else picked.detach()
