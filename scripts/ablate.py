@@ -47,6 +47,7 @@ class Ablation:
 
 ROWS = {
     "default": Ablation("the configuration as it stands"),
+    "no_weight_average": Ablation("the weights of the last update imagine and act", "training.average_rate=1.0"),
     "one_sample_a_pixel": Ablation("is antialiasing worth twice the rendering?", env="env.quality=faithful"),
     "no_state_target": Ablation("pixels alone", env="env.privileged_state=false"),
     "no_state_target_reconstruction": Ablation(
