@@ -38,7 +38,8 @@ class ActorCriticConfig:
     disagreement_penalty: float = 0.0
 
 
-def _mlp(features: int, width: int, out: int) -> nn.Sequential:
+def mlp(features: int, width: int, out: int) -> nn.Sequential:
+    """Two hidden layers, normalised."""
     layers = [nn.Linear(features, width), nn.LayerNorm(width), nn.SiLU()]
     layers += [nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, out)]
     return nn.Sequential(*layers)
@@ -51,7 +52,7 @@ class Actor(nn.Module):
     def __init__(self, features: int, action_dim: int, discrete: bool, width: int):
         super().__init__()
         self.discrete = discrete
-        self.net = _mlp(features, width, action_dim if discrete else 2 * action_dim)
+        self.net = mlp(features, width, action_dim if discrete else 2 * action_dim)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]` up to a constant.
@@ -86,7 +87,7 @@ class ActorCritic(nn.Module):
         self.config, self.action_dim = config, action_dim
         self.compiled: tuple[Compiled, Compiled] | None = None
         self.actor = Actor(features, action_dim, discrete, config.width)
-        self.critic = _mlp(features, config.width, 1)
+        self.critic = mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.average = copy.deepcopy(self.actor).requires_grad_(False)
         # The critic works in units of a tenth of the value of one standard deviation of reward for ever, so that its

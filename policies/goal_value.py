@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policies.actor_critic import mlp
 from worldmodel.averaging import follow
 from worldmodel.data import EpisodeStore
 from worldmodel.data.split import train_episodes
@@ -43,7 +44,7 @@ class GoalValue(nn.Module):
     def __init__(self, size: int, config: GoalValueConfig):
         super().__init__()
         self.config = config
-        self.nets = nn.ModuleList([_net(3 * size, config.width) for _ in range(2)])
+        self.nets = nn.ModuleList([mlp(3 * size, config.width, 1) for _ in range(2)])
         self.slow = copy.deepcopy(self.nets).requires_grad_(False)
 
     def forward(self, here: Tensor, after: Tensor, goal: Tensor, reached: Tensor) -> dict[str, Tensor]:
@@ -84,12 +85,6 @@ class GoalValue(nn.Module):
 
     def _value(self, net: nn.Module, here: Tensor, goal: Tensor) -> Tensor:
         return -self._unit * nn.functional.softplus(net(torch.cat([here, goal, here - goal], -1)).squeeze(-1))
-
-
-def _net(inputs: int, width: int) -> nn.Sequential:
-    layers = [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
-    layers += [nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, 1)]
-    return nn.Sequential(*layers)
 
 
 class LatentTransitions:

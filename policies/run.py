@@ -6,7 +6,6 @@ import copy
 import itertools
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,17 @@ from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
 from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule
 from policies.starts import start_memories
-from policies.video import record
-from policies.view import observed
+from policies.validation import film_beginning, imagined_against_real
 from worldmodel.averaging import follow
 from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, point, read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.diagnostics import open_loop_report
-from worldmodel.imagination import imagine
 from worldmodel.interface import Interface
 from worldmodel.metrics import Averages, MetricsLogger
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
 
-FILMED_STEPS = 100  # of the short videos during training
 CALIBRATION = 1024  # frames by whose statistics latents are standardised after a chunk of updates
 POOL = 16  # batches of starting memories that a chunk of behaviour updates draws from
 
@@ -299,7 +295,7 @@ class Run:
         episodes = list(rollout(self.agent.policy("actor"), self.env(count), seeds, name="actor"))
         score = float(np.mean([e["info"]["return"] for e in episodes]))
         self.episode_steps = max(len(e["reward"]) for e in episodes)
-        report = open_loop_report(self.model, self.store) | self._imagined_against_real(episodes)
+        report = open_loop_report(self.model, self.store) | imagined_against_real(self.agent, episodes)
         self.log(chunk.phase, validation_return=score, **report)
         words = f"return {score:.0f}"
         if "reward_r2_10" in report:
@@ -307,44 +303,13 @@ class Run:
         self.progress.line(f"round {chunk.round}: {words}")
         bar.note(words)
         every = self.config["logging"]["video_every"]
-        if every and chunk.round % every == 0:
-            self._film(episodes[0], chunk)
+        if every and chunk.round % every == 0 and self.store.interface.cameras:
+            path = self.folder / "videos" / f"{chunk.phase}_{chunk.round:03d}.mp4"
+            film_beginning(self.agent, episodes[0], path, f"{self.config['env']['id']}  round {chunk.round}")
+            self.progress.line(f"video {path}")
         if score > self.best_return:
             self.best_return = score
             self.save(best=True)
-
-    def _film(self, episode: dict, chunk: Chunk) -> None:
-        """A short video of a validation episode, so that progress can be seen before the end."""
-        if not self.store.interface.cameras:
-            return
-        short = {
-            key: value[: FILMED_STEPS + (key not in ("action", "reward"))] if isinstance(value, np.ndarray) else value
-            for key, value in episode.items()
-        }
-        path = self.folder / "videos" / f"{chunk.phase}_{chunk.round:03d}.mp4"
-        title = f"{self.config['env']['id']}  round {chunk.round}  return {episode['info']['return']:.0f}"
-        record(self.agent.view, short, path, fps=self.store.interface.fps, title=title)
-        self.progress.line(f"video {path}")
-
-    @torch.no_grad()
-    def _imagined_against_real(self, episodes: list[dict], every: int = 25) -> dict[str, float]:
-        """Reward over the actor's horizon: imagined from real moments of its own episodes, and what it then got."""
-        model, horizon = self.model, self.behavior.config.horizon
-        imagined, real = [], []
-        for episode in episodes:
-            latents, beliefs, cache, _ = observed(model, episode)
-            for t in range(0, len(episode["reward"]) - horizon + 1, every):
-                memory = model.belief.remember(cache, latents[:, : t + 1], beliefs[:, : t + 1])
-                dream = imagine(model, memory, partial(self.behavior.act, model), horizon)
-                imagined.append(dream.rewards.sum().item())
-                real.append(float(episode["reward"][t : t + horizon].sum()))
-        if not real:
-            return {}
-        return {
-            "imagined_reward": float(np.mean(imagined)),
-            "real_reward": float(np.mean(real)),
-            "imagined_reward_error": float(np.mean(np.abs(np.subtract(imagined, real)))),
-        }
 
     @property
     def updates(self) -> int:

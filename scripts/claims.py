@@ -10,7 +10,9 @@ from pathlib import Path
 Read = Callable[[dict], float]
 """From one policy's entry of an eval.json to the claim's number."""
 
-DMC_100K = "env.privileged_state=false training.pretrain.updates=1000 training.online.train_ratio=128 eval.planner_episodes=0"
+DMC_100K = (
+    "env.privileged_state=false training.pretrain.updates=1000 training.online.train_ratio=128 eval.planner_episodes=0"
+)
 """The published protocol: the suite's own starts, no simulator state, action repeat counted; run it where the extra `dmc`
 is installed."""
 

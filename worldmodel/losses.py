@@ -65,7 +65,8 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
     open_reward = (dream.rewards[:, 1:] - reward[:, first + 1 :]) / model.transition.reward_scale
     terms["reward"] = _mean(reward_error.square(), valid) + _mean(open_reward.square(), dreamt)
     alive = dream.continues[:, 1:].clamp(TINY, 1 - TINY)
-    open_terminal = F.binary_cross_entropy(alive, goes_on[:, first + 1 :], reduction="none")
+    lives = goes_on[:, first + 1 :]
+    open_terminal = -(lives * alive.log() + (1 - lives) * (1 - alive).log())  # torch's own stops at NaN, before we can
     terms["terminal"] = _mean(terminal, valid) + _mean(open_terminal, dreamt)
 
     if model.position_head is not None and config.losses.privileged:
