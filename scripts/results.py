@@ -71,13 +71,15 @@ def average(runs: list[dict], key: str) -> str:
 def profile_table(folder: Path) -> str:
     """Where the wall time of the default job goes, averaged over its seeds."""
     runs = [run for run in json.loads((folder / "cartpole_swingup.json").read_text())["runs"] if run.get("seconds")]
+    if not runs:
+        return "No run of the default job that kept its times stands in `results/` yet."
     rows = ["| part | seconds | share |", "|---|---|---|"]
-    total = sum(60 * run["minutes"] for run in runs) / max(1, len(runs))
-    for part in runs[0]["seconds"] if runs else ():
+    total = sum(60 * run["minutes"] for run in runs) / len(runs)
+    for part in runs[0]["seconds"]:
         seconds = sum(run["seconds"].get(part, 0.0) for run in runs) / len(runs)
         rows.append(f"| {part} | {seconds:.0f} | {seconds / total:.0%} |")
-    rest = total - sum(sum(run["seconds"].values()) for run in runs) / max(1, len(runs))
-    return "\n".join([*rows, f"| start of the process, checkpoints | {rest:.0f} | {rest / max(total, 1):.0%} |"])
+    rest = total - sum(sum(run["seconds"].values()) for run in runs) / len(runs)
+    return "\n".join([*rows, f"| start of the process, checkpoints | {rest:.0f} | {rest / total:.0%} |"])
 
 
 def draw_curve(path: Path) -> list[Path]:
