@@ -54,6 +54,7 @@ ROWS = {
         "can the decoder's gradient replace the state target?", "model.losses.reconstruction=0.1",
         "env.privileged_state=false",
     ),
+    "positions_weigh_1": Ablation("positions weigh as much as velocities", "model.losses.positions=1"),
     "reconstruction": Ablation("the decoder's gradient beside the state target", "model.losses.reconstruction=0.1"),
     "open_loop_1": Ablation("no multi-step loss beyond one step", "model.open_loop=1"),
     "open_loop_8": Ablation("a longer open loop", "model.open_loop=8"),

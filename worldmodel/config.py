@@ -15,6 +15,7 @@ class LossWeights:
     reward: float = 10.0  # one step and open loop, rewards in units of their standard deviation
     terminal: float = 1.0  # binary cross-entropy of `continue`
     privileged: float = 1.0  # the simulator's state, read from latent and belief
+    positions: float = 10.0  # of its positions within that term, where velocities weigh 1
     decoder: float = 1.0  # video decoder, on detached latents
     reconstruction: float = 0.0  # the decoder's gradient into the encoder, as a share of its own
 

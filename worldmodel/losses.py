@@ -103,7 +103,8 @@ def _privileged_loss(model, latents: Tensor, beliefs: Tensor, state: Tensor, val
     """Positions are read linearly from the latent, velocities from latent and belief: a picture shows no velocity."""
     target = ((state - model.privileged_mean) / model.privileged_std).clamp(-10, 10)[:, :-1]
     positions = model.interface.privileged_positions
-    loss = _mean((model.position_head(latents[:, :-1].flatten(-2)) - target[..., :positions]).square().mean(-1), valid)
+    error = (model.position_head(latents[:, :-1].flatten(-2)) - target[..., :positions]).square().mean(-1)
+    loss = model.config.losses.positions * _mean(error, valid)
     if model.velocity_head is not None:
         read = model.velocity_head(model.features(beliefs, latents[:, :-1]))
         loss = loss + _mean((read - target[..., positions:]).square().mean(-1), valid)
