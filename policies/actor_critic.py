@@ -34,7 +34,7 @@ class ActorCriticConfig:
     final_rate: float = 0.1
     clip: float = 1.0
     target_rate: float = 0.05
-    average_rate: float = 0.02
+    average_rate: float = 0.005
     disagreement_penalty: float = 0.0
 
 
@@ -90,6 +90,7 @@ class ActorCritic(nn.Module):
         self.critic = mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.average = copy.deepcopy(self.actor).requires_grad_(False)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         # The critic works in units of a tenth of the value of one standard deviation of reward for ever, so that its
         # targets are of the order of one whatever the env's rewards are.
         self.register_buffer("value_unit", torch.ones(()))
@@ -171,4 +172,5 @@ class ActorCritic(nn.Module):
     def update_target(self) -> None:
         """Move the slow critic towards the critic, and the average towards the actor."""
         follow(self.target, self.critic, self.config.target_rate)
-        follow(self.average, self.actor, self.config.average_rate)
+        self.updates += 1
+        follow(self.average, self.actor, self.config.average_rate, int(self.updates))

@@ -11,7 +11,7 @@ class LossWeights:
 
     latent: float = 1.0  # next latent, one step
     open_loop: float = 1.0  # the same, `open_loop` steps through the cache
-    sigreg: float = 0.02  # the latents' distance from a unit Gaussian
+    sigreg: float = 0.002  # the latents' distance from a unit Gaussian
     reward: float = 10.0  # one step and open loop, rewards in units of their standard deviation
     terminal: float = 1.0  # binary cross-entropy of `continue`
     privileged: float = 1.0  # the simulator's state, read from latent and belief

@@ -74,10 +74,13 @@ class CameraEncoder(nn.Module):
         first, second, third = channels
         self.layers = nn.Sequential(
             nn.Conv2d(depth, first, 8, 4, 2),
+            nn.GroupNorm(1, first),
             nn.SiLU(),
             nn.Conv2d(first, second, 4, 2, 1),
+            nn.GroupNorm(1, second),
             nn.SiLU(),
             nn.Conv2d(second, third, 4, 2, 1),
+            nn.GroupNorm(1, third),
             nn.SiLU(),
         ).to(memory_format=torch.channels_last)
 
