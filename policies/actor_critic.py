@@ -31,7 +31,7 @@ class ActorCriticConfig:
     trace: float = 0.95
     entropy: float = 1e-4
     learning_rate: float = 1e-3
-    final_rate: float = 0.1
+    final_rate: float = 0.2
     clip: float = 1.0
     target_rate: float = 0.05
     average_rate: float = 0.005

@@ -67,9 +67,10 @@ class Run:
         self.learner = copy.deepcopy(self.model).requires_grad_(True)
         if self.training["compile"]:
             self.behavior.compile_steps(self.model)
-        # The rate has come down when imagination begins: an actor needs an accurate model more than a fast one.
+        # Both rates have come down when fresh rollouts begin: an actor needs an accurate model more than a fast one, and
+        # a model that it has not left behind.
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
-        behave = sum(c.amount for c in self.chunks if c.kind == "behave")
+        behave = sum(c.amount for c in self.chunks if c.kind == "behave" and c.phase == "imagine")
         self.model_trainer = Trainer(fabric, self.learner, OptimizerConfig(**self.training["optimizer"]), learn)
         rate = self.behavior.config
         self.behavior_trainer = Trainer(
