@@ -36,7 +36,7 @@ def round_updates(training: dict) -> tuple[int, int]:
     return learn, round(learn * online["behavior_ratio"])
 
 
-def schedule(training: dict, offline: bool, goal_updates: int | None = None, validate_every: int = 2) -> list[Chunk]:
+def schedule(training: dict, offline: bool, goal_updates: int | None = None) -> list[Chunk]:
     """All chunks of a run, from the config group `training`.
 
     Offline, the updates of the online rounds are spent on the given data instead: first the world model's, then those
@@ -58,8 +58,7 @@ def schedule(training: dict, offline: bool, goal_updates: int | None = None, val
     for number in [] if offline else range(1, rounds + 1):
         chunks.append(Chunk("act", "online", online["steps"], number))
         chunks += _split("learn", "online", learn, number) + _split("behave", "online", behave, number)
-        if number % validate_every == 0 or number == rounds:
-            chunks.append(Chunk("validate", "online", 0, number))
+        chunks.append(Chunk("validate", "online", 0, number))
     return chunks
 
 

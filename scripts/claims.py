@@ -75,28 +75,28 @@ CLAIMS = {
     ),
     "cartpole_swingup_long": Claim(
         "cartpole swing-up from 64x64 pixels: return (0-1000) within 40 minutes, state as a target",
-        850, 40, "training.online.rounds=70",
+        850, 40, "training.online.rounds=28",
     ),
     "cartpole_swingup_pixels": Claim(
         "cartpole swing-up from 64x64 pixels alone: return (0-1000) within 40 minutes, no state anywhere",
-        600, 40, "env.privileged_state=false training.online.rounds=70",
+        600, 40, "env.privileged_state=false training.online.rounds=28",
     ),
     "pendulum_swingup": Claim(
         "pendulum swing-up from 64x64 pixels: share of the largest reward in the second half of the episodes, state as a target",
-        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=2", read=late_reward,
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=1", read=late_reward,
     ),
     "pendulum_swingup_pixels": Claim(
         "pendulum swing-up from 64x64 pixels alone: share of the largest reward in the second half of the episodes",
-        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 env.privileged_state=false training.online.rounds=2",
+        0.9, 20, "env.id=worldmodel/PendulumSwingup-v0 env.privileged_state=false training.online.rounds=1",
         read=late_reward,
     ),
     "reacher": Claim(
         "two-link reacher from 64x64 pixels: share of the second half of the episodes with the tip inside the target, state as a target",
-        0.8, 20, "env.id=worldmodel/Reacher-v0 training.online.rounds=2", read=late_success,
+        0.8, 20, "env.id=worldmodel/Reacher-v0 training.online.rounds=1", read=late_success,
     ),
     "reacher_pixels": Claim(
         "two-link reacher from 64x64 pixels alone: share of the second half of the episodes with the tip inside the target",
-        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=2", read=late_success,
+        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=1", read=late_success,
     ),
     "two_room_goal_image": Claim(
         "two-room maze from 64x64 pixels: share of held-out goal images reached within 4 s, from task-free episodes alone",
@@ -108,30 +108,30 @@ CLAIMS = {
     ),
     "halfcheetah_state": Claim(
         "HalfCheetah-v5 from its state vector: return within 30 minutes",
-        1500, 30, "env.id=HalfCheetah-v5 env.observation=state training.online.rounds=80 eval.planner_episodes=0",
+        1500, 30, "env.id=HalfCheetah-v5 env.observation=state training.online.rounds=32 eval.planner_episodes=0",
     ),
     "inverted_pendulum_state": Claim(
         "InvertedPendulum-v5 from its state vector: return (at most 1000) within 30 minutes",
-        950, 30, "env.id=InvertedPendulum-v5 env.observation=state training.online.rounds=6 eval.planner_episodes=0",
+        950, 30, "env.id=InvertedPendulum-v5 env.observation=state training.online.rounds=10 eval.planner_episodes=0",
     ),
     "cartpole_v1_state": Claim(
         "CartPole-v1 (discrete) from its state vector: return (at most 500) within 30 minutes",
-        450, 30, "env.id=CartPole-v1 env.observation=state training.online.rounds=10 eval.planner_episodes=0",
+        450, 30, "env.id=CartPole-v1 env.observation=state training.online.rounds=4 eval.planner_episodes=0",
     ),
     "dmc_cartpole_swingup": Claim(
         "dm_control cartpole-swingup from 64x64 pixels alone, 100,000 env steps: return",
         626, 90, f"env.id=dmc/cartpole-swingup env.action_repeat=4 {DMC_100K} training.collect.steps=5000 "
-        "training.online.rounds=40 training.online.steps=500",
+        "training.online.rounds=10 training.online.steps=2000",
     ),
     "dmc_reacher_easy": Claim(
         "dm_control reacher-easy from 64x64 pixels alone, 100,000 env steps: return",
         360, 90, f"env.id=dmc/reacher-easy env.action_repeat=4 {DMC_100K} training.collect.steps=5000 "
-        "training.online.rounds=40 training.online.steps=500",
+        "training.online.rounds=10 training.online.steps=2000",
     ),
     "dmc_walker_walk": Claim(
         "dm_control walker-walk from 64x64 pixels alone, 100,000 env steps: return",
         464, 120, f"env.id=dmc/walker-walk env.action_repeat=2 {DMC_100K} training.collect.steps=5000 "
-        "training.online.rounds=45 training.online.steps=1000",
+        "training.online.rounds=15 training.online.steps=3000",
     ),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ def test_cartpole_from_pixels_learns_to_see_predict_and_act(tmp_path):
     overrides = [
         "run=unused", "env.image_size=32", "logging.wandb=disabled", "logging.video_every=0", "eval.episodes=4",
         "training.collect.steps=12000", "training.pretrain.updates=700", "training.imagine.updates=150",
-        "training.online.rounds=2", "planner.samples=64", "planner.iterations=2", "eval.max_steps=250",
+        "training.online.rounds=1", "planner.samples=64", "planner.iterations=2", "eval.max_steps=250",
     ]  # fmt: skip
     with initialize_config_module("configs", version_base="1.3"):
         config = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
