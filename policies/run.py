@@ -67,8 +67,7 @@ class Run:
         self.learner = copy.deepcopy(self.model).requires_grad_(True)
         if self.training["compile"]:
             self.behavior.compile_steps(self.model)
-        # Both rates have come down when fresh rollouts begin: an actor needs an accurate model more than a fast one, and
-        # a model that it has not left behind.
+        # Both rates have come down when fresh rollouts begin: an actor needs a model that is accurate and stands still.
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
         behave = sum(c.amount for c in self.chunks if c.kind == "behave" and c.phase == "imagine")
         self.model_trainer = Trainer(fabric, self.learner, OptimizerConfig(**self.training["optimizer"]), learn)
@@ -395,8 +394,6 @@ class Run:
 
     def close(self) -> None:
         """Free envs, files and logs."""
-        for env in self.envs.values():
-            env.close()
-        self.store.close()
-        if self.metrics:
-            self.metrics.close()
+        for part in (*self.envs.values(), self.store, self.metrics):
+            if part is not None:
+                part.close()

@@ -109,3 +109,20 @@ def test_actor_learns_to_go_to_the_reward_in_imagination():
     assert (action[wanted.abs() > 0.9].sign() == wanted[wanted.abs() > 0.9].sign()).all()
     value = behavior.value(model.features(beliefs[:, 0], latents[:, 0]))
     assert value[4] > value[0] + 1 and value[4] > value[-1] + 1  # the middle is worth more than the edges
+
+
+def test_the_average_actor_soon_forgets_where_it_began_and_then_follows_slowly():
+    behavior = ActorCritic(4, 1, False, ActorCriticConfig(width=8, average_rate=0.005))
+    with torch.no_grad():
+        for parameter in behavior.average.parameters():
+            parameter.fill_(100.0)
+    for _ in range(60):
+        behavior.update_target()
+    far = max((a - b).abs().max() for a, b in zip(behavior.average.parameters(), behavior.actor.parameters()))
+    assert far < 1e-3 * 100  # at the rate of .005 alone, 74 of the 100 would be left
+    behavior.updates.fill_(100_000)
+    with torch.no_grad():
+        behavior.average.net[0].bias.fill_(1.0)
+        behavior.actor.net[0].bias.zero_()
+    behavior.update_target()
+    torch.testing.assert_close(behavior.average.net[0].bias, torch.full((8,), 0.995))
