@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from worldmodel.kernels.lambda_return import lambda_return
 from worldmodel.transformer import Memory
 
 EPSILON = torch.finfo(torch.float32).eps
+LOG_2 = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class ActorCriticConfig:
     starts: int = 256
     discount: float = 0.98
     trace: float = 0.95
-    entropy: float = 1e-4
+    entropy: float = 1e-3
     learning_rate: float = 1e-3
     final_rate: float = 0.2
     clip: float = 1.0
+    action_clip: float = 1.0
     target_rate: float = 0.05
     average_rate: float = 0.005
     disagreement_penalty: float = 0.0
@@ -55,7 +58,7 @@ class Actor(nn.Module):
         self.net = mlp(features, width, action_dim if discrete else 2 * action_dim)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]` up to a constant.
+        """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]`, by the one draw, up to a constant.
 
         Args:
             noise: standard normal numbers `[R, A]` that the draw is made from; zeros, as None, give the mode.
@@ -75,7 +78,10 @@ class Actor(nn.Module):
         std = F.softplus(spread - 0.5) + 0.05
         if noise is not None:
             mean = mean + std * noise
-        return mean.tanh(), std.log().mean(-1)
+        # The logarithm of the derivative of tanh, in a form that does not overflow (Haarnoja et al. 2018, appendix C):
+        # where nothing else decides, it keeps actions away from their bounds.
+        squash = 2 * (LOG_2 - mean - F.softplus(-2 * mean))
+        return mean.tanh(), (std.log() + squash).mean(-1)
 
 
 class ActorCritic(nn.Module):
@@ -122,6 +128,8 @@ class ActorCritic(nn.Module):
             noise = torch.randn(len(belief), self.action_dim, generator=generator, device=belief.device)
             action, entropy = draw(belief, latent, noise)
             entropies.append(entropy)
+            if action.requires_grad:
+                action.register_hook(self._clip_rows)
             return action
 
         dream = imagine(model, memory, policy, config.horizon, step=step)
@@ -147,6 +155,12 @@ class ActorCritic(nn.Module):
             "entropy": entropy.detach().mean(),
             "saturation": (dream.actions.detach().abs() > 0.95).float().mean(),
         }
+
+    def _clip_rows(self, gradient: Tensor) -> Tensor:
+        """Gradients `[R, A]` of the mean loss with respect to one step's actions, each row's norm at most `action_clip`
+        for a row by itself: where episodes end, a few rows' gradients are thousands of times the others'."""
+        limit = self.config.action_clip / (len(gradient) * self.config.horizon)
+        return gradient * (limit / gradient.norm(dim=-1, keepdim=True).clamp_min(limit))
 
     def act(self, model, belief: Tensor, latent: Tensor, noise: Tensor | None = None) -> Tensor:
         """What to do outside imagination: actions `[R, A]` of the averaged actor, its mode without noise."""

@@ -11,6 +11,9 @@ from policies.policy import Observation
 from worldmodel.interface import Interface
 
 
+GENTLEST = 0.01  # of what a gentle episode's actions are multiplied by
+
+
 class RandomPolicy:
     """Random actions, drawn anew or held for a while.
 
@@ -25,6 +28,8 @@ class RandomPolicy:
         reach: it is drawn uniformly from [-reach, reach] and cut off at [-1, 1], so values above 1 push at full force
             more often. Continuous actions only.
         noise: standard deviation of what is added at every step, before the cut. Continuous actions only.
+        gentle: share of the episodes whose actions are all multiplied by one number, drawn log-uniformly from
+            [0.01, 1]: where full force ends an episode at once, only these see what comes later. Continuous actions only.
         agent: not used; every policy is built with the same arguments.
 
     Raises:
@@ -38,6 +43,7 @@ class RandomPolicy:
         switch: float = 1.0,
         reach: float = 1.0,
         noise: float = 0.0,
+        gentle: float = 0.0,
         agent: object = None,
     ):
         if not 0.0 <= switch <= 1.0:
@@ -46,10 +52,13 @@ class RandomPolicy:
             raise ValueError(f"policy.reach={reach!r}: must be a number above 0")
         if not 0.0 <= noise < math.inf:
             raise ValueError(f"policy.noise={noise!r}: must be a number of at least 0")
+        if not 0.0 <= gentle <= 1.0:
+            raise ValueError(f"policy.gentle={gentle!r}: must be a share, from 0 to 1")
         self.action_dim, self.discrete = interface.action_dim, interface.discrete
-        self.seed, self.switch, self.reach, self.noise = seed, switch, reach, noise
+        self.seed, self.switch, self.reach, self.noise, self.gentle = seed, switch, reach, noise, gentle
         self._generators: list[np.random.Generator] = []
         self._held = np.zeros((0, self.action_dim), np.float32)
+        self._scale = np.ones((0, 1), np.float32)
         self._started = 0
 
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
@@ -58,10 +67,12 @@ class RandomPolicy:
         if len(self._generators) != count:
             self._generators = [np.random.default_rng(0)] * count
             self._held = np.zeros((count, self.action_dim), np.float32)
+            self._scale = np.ones((count, 1), np.float32)
             self._started = 0
         for row in range(count) if mask is None else np.flatnonzero(mask):
             self._generators[row] = np.random.default_rng([self.seed, self._started])
             self._held[row] = self._draw(self._generators[row])
+            self._scale[row] = self._draw_scale(self._generators[row])
             self._started += 1
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -78,7 +89,12 @@ class RandomPolicy:
             actions[row] = self._held[row]
             if self.noise and not self.discrete:
                 actions[row] += self.noise * generator.standard_normal(self.action_dim)
-        return actions.clip(-1.0, 1.0)
+        return self._scale * actions.clip(-1.0, 1.0)
+
+    def _draw_scale(self, generator: np.random.Generator) -> float:
+        if self.discrete or not self.gentle or generator.random() >= self.gentle:
+            return 1.0
+        return GENTLEST ** generator.random()
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
         if self.discrete:

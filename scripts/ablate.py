@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 UPDATES = 1000
 TASK_FREE = (
     "collect.steps=80000 collect.max_steps=40 collect.broad_fraction=0.9 policy.switch=0.25 policy.reach=1.3 "
-    "policy.noise=0.1"
+    "policy.noise=0.1 policy.gentle=0.25"
 )  # the exploring random policy of `worldmodel train`
 MEASURES = ("latent_error_1", "reward_r2_5", "reward_r2_10", "reward_r2_15", "state_r2_10")
 RUN = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import MethodType, SimpleNamespace
 
 import pytest
@@ -71,6 +72,31 @@ def test_actions_stay_in_bounds_and_discrete_ones_are_one_hot_with_a_gradient():
     (action * torch.randn(50, 3)).sum().backward()
     assert actor.net[0].weight.grad.abs().sum() > 0
     assert (entropy >= 0).all()
+
+
+def test_the_entropy_is_that_of_the_squashed_distribution():
+    """Its mean over draws against the integral of -p log p of the squashed Gaussian, up to the constant left out."""
+    torch.manual_seed(0)
+    actor = Actor(3, 1, False, 16).double()
+    features = torch.randn(1, 3, dtype=torch.float64).expand(200_000, 3)
+    mean, spread = actor.net(features[:1]).chunk(2, dim=-1)
+    squashed = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean[0], torch.nn.functional.softplus(spread[0] - 0.5) + 0.05),
+        torch.distributions.TanhTransform(),
+    )
+    action = torch.linspace(-1, 1, 20_001, dtype=torch.float64)[1:-1]
+    log_density = squashed.log_prob(action)
+    expected = -(log_density.exp() * log_density).sum() * (action[1] - action[0])
+    constant = 0.5 * math.log(2 * math.pi * math.e)
+    _, entropy = actor(features, torch.randn(200_000, 1, dtype=torch.float64))
+    assert abs(entropy.mean() + constant - expected) < 0.01
+
+
+def test_one_trajectory_with_a_huge_gradient_does_not_decide_the_update():
+    behavior = ActorCritic(4, 2, False, ActorCriticConfig(width=8, horizon=5, action_clip=0.5))
+    gradient = torch.tensor([[3.0, 4.0], [3e5, -4e5], [0.0, 0.0], [0.3, 0.0]]) / (4 * 5)
+    expected = torch.tensor([[0.3, 0.4], [0.3, -0.4], [0.0, 0.0], [0.3, 0.0]]) / (4 * 5)
+    torch.testing.assert_close(behavior._clip_rows(gradient), expected)
 
 
 class Walk:
