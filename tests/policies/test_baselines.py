@@ -51,6 +51,19 @@ def test_plain_random_actions_are_uniform_and_independent_over_time():
     assert abs(np.corrcoef(actions[:, :-1].ravel(), actions[:, 1:].ravel())[0, 1]) < 0.05
 
 
+def test_a_share_of_the_episodes_is_gentle_from_their_first_step_to_their_last():
+    actions = np.abs(act(RandomPolicy(CONTINUOUS, gentle=0.25), 400, 60))
+    largest = actions.max((1, 2))  # of each episode, 180 actions: near 1 but for the gentle ones
+    assert (largest < 0.9).mean() == pytest.approx(0.25, abs=0.06)
+    gentle = largest[largest < 0.9]
+    np.testing.assert_allclose(actions[largest < 0.9][:, :20].max((1, 2)), gentle, rtol=0.15)
+    shares = np.histogram(np.log10(gentle), bins=2, range=(-2, 0))[0] / len(gentle)
+    np.testing.assert_allclose(shares, 0.5, atol=0.2)
+    assert gentle.min() > 0.009
+    discrete = act(RandomPolicy(DISCRETE, gentle=1.0), 4, 20)
+    assert (discrete.max(-1) == 1.0).all()  # choices have no size
+
+
 def test_smooth_random_actions_are_held_and_redrawn_with_their_probability():
     held = act(RandomPolicy(CONTINUOUS, switch=0.25, reach=1.3), 8, 500)
     changes = (held[:, 1:] != held[:, :-1]).any(-1).mean()
