@@ -231,10 +231,15 @@ class Run:
             recent_episodes=sampler.recent_episodes,
         )
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
+        # A strong regulariser finds what rewards do not show at once; a weak one then lets latents be smooth.
+        boost = options["sigreg_boost"]
+        if boost is None:
+            boost = 1.0 if self.store.interface.privileged_dim else 10.0
         self.learner.train()
         for _ in range(chunk.amount):
             batch = sampler.sample() | {"reference": self._frames(singles)}
-            self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator))
+            now = boost ** (1 - self.model_trainer.progress)
+            self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator, now))
             follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
         self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
 

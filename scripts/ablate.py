@@ -50,8 +50,11 @@ ROWS = {
     "no_weight_average": Ablation("the weights of the last update imagine and act", "training.average_rate=1.0"),
     "one_sample_a_pixel": Ablation("is antialiasing worth twice the rendering?", env="env.quality=faithful"),
     "no_state_target": Ablation("pixels alone", env="env.privileged_state=false"),
+    "no_state_target_boost_1": Ablation(
+        "pixels alone, the regulariser weak from the beginning", "training.sigreg_boost=1", "env.privileged_state=false",
+    ),
     "no_state_target_reconstruction": Ablation(
-        "can the decoder's gradient replace the state target?", "model.losses.reconstruction=0.1",
+        "can the decoder's gradient replace the state target?", "model.losses.reconstruction=200",
         "env.privileged_state=false",
     ),
     "positions_weigh_1": Ablation("positions weigh as much as velocities", "model.losses.positions=1"),

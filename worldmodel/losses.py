@@ -15,7 +15,9 @@ from worldmodel.sigreg import sigreg
 TINY = 1e-6  # keeps logarithms of probabilities finite
 
 
-def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+def world_model_losses(
+    model, batch: dict[str, Tensor], generator: torch.Generator | None = None, sigreg_boost: float = 1.0
+) -> dict[str, Tensor]:
     """All terms, weighted in `loss`.
 
     Args:
@@ -24,6 +26,7 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
             [B, T + 1, A]`, `reward [B, T]`, `terminated [B, T]`, `valid [B, T]`; and, where there are such, `reference`:
             observations `[R, ...]` of frames drawn one by one, by which latents are standardised.
         generator: of SIGReg's projections and the decoder's choice of frames.
+        sigreg_boost: what the weight of SIGReg is multiplied by.
 
     Returns:
         scalars: `loss` (carries the gradient), and per term `latent`, `open_loop`, `sigreg`, `reward`, `terminal`,
@@ -74,6 +77,7 @@ def world_model_losses(model, batch: dict[str, Tensor], generator: torch.Generat
         terms["privileged"] = _privileged_loss(model, latents, beliefs, state, valid)
 
     weights = asdict(config.losses)
+    weights["sigreg"] *= sigreg_boost
     loss = sum(weights[name] * value for name, value in terms.items())
     return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 

@@ -140,6 +140,8 @@ class WorldModel(nn.Module):
         """Latents `[..., N, D]` to the vector `state` `[..., S]` in the env's units; only where the env has one."""
         return self.state_decoder(latent) * self.encoder.state_std + self.encoder.state_mean
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: dict[str, Tensor], generator: torch.Generator | None = None, sigreg_boost: float = 1.0
+    ) -> dict[str, Tensor]:
         """Losses and measures of a batch of windows: see `worldmodel.losses.world_model_losses`."""
-        return world_model_losses(self, batch, generator)
+        return world_model_losses(self, batch, generator, sigreg_boost)

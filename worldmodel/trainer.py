@@ -64,6 +64,11 @@ class Trainer:
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.module, self.optimizer = fabric.setup(module, optimizer)
 
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done; 1 after its end."""
+        return min(1.0, self.updates / max(1, self.total))
+
     def update(self, *inputs, after: Callable[[], None] | None = None) -> dict[str, Tensor]:
         """One step; returns the module's scalars, detached, with `gradient_norm`.
 

@@ -110,6 +110,16 @@ def test_decoder_learns_on_detached_latents_unless_told_otherwise():
         assert sum(p.grad.abs().sum() for p in model.decoder.parameters()) > 0
 
 
+def test_the_boost_multiplies_the_weight_of_sigreg_alone():
+    torch.manual_seed(0)
+    model, batch = WorldModel(PIXELS, ModelConfig(**SMALL)).eval(), batch_for(PIXELS)
+    plain = model(batch, torch.Generator().manual_seed(0))
+    boosted = model(batch, torch.Generator().manual_seed(0), 10.0)
+    extra = 9 * model.config.losses.sigreg * plain["sigreg"]
+    torch.testing.assert_close(boosted["loss"] - plain["loss"], extra, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(boosted["sigreg"], plain["sigreg"])
+
+
 def test_padding_does_not_change_the_losses():
     torch.manual_seed(0)
     model = WorldModel(PIXELS, ModelConfig(**SMALL)).eval()
