@@ -16,7 +16,7 @@ from policies.baselines import RandomPolicy
 from policies.collect import collect
 from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
-from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule
+from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule, with_automatic
 from policies.starts import start_memories
 from policies.validation import film_beginning, imagined_against_real
 from worldmodel.averaging import follow
@@ -60,6 +60,7 @@ class Run:
 
         torch.manual_seed(config["seed"])
         self.store = self._open_store()
+        self.training = with_automatic(self.training, self.store.interface, goals is not None)
         self.agent = Agent.new(self.store.interface, config)
         # What imagines and acts is the average of the weights that are trained: these wander by several times the error
         # that their average has, and actor and critic would have to follow them.
@@ -231,15 +232,11 @@ class Run:
             recent_episodes=sampler.recent_episodes,
         )
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
-        # A strong regulariser finds what rewards do not show at once; a weak one then lets latents be smooth.
-        boost = options["sigreg_boost"]
-        if boost is None:
-            boost = 1.0 if self.store.interface.privileged_dim else 10.0
         self.learner.train()
         for _ in range(chunk.amount):
             batch = sampler.sample() | {"reference": self._frames(singles)}
-            now = boost ** (1 - self.model_trainer.progress)
-            self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator, now))
+            boost = options["sigreg_boost"] ** (1 - self.model_trainer.progress)
+            self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator, boost))
             follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
         self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
 

@@ -108,7 +108,7 @@ CLAIMS = {
     ),
     "halfcheetah_state": Claim(
         "HalfCheetah-v5 from its state vector: return within 30 minutes",
-        1500, 30, "env.id=HalfCheetah-v5 env.observation=state training.online.rounds=32 eval.planner_episodes=0",
+        1500, 30, "env.id=HalfCheetah-v5 env.observation=state training.online.rounds=20 eval.planner_episodes=0",
     ),
     "inverted_pendulum_state": Claim(
         "InvertedPendulum-v5 from its state vector: return (at most 1000) within 30 minutes",

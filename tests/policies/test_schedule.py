@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from policies.schedule import UPDATES_PER_CHUNK, chunk_seed, round_updates, schedule
+from policies.schedule import UPDATES_PER_CHUNK, chunk_seed, round_updates, schedule, with_automatic
+from worldmodel.interface import Interface
 
 TRAINING = {
     "batch_size": 10,
@@ -44,3 +45,16 @@ def test_chunks_and_processes_have_seeds_of_their_own():
     seeds = {chunk_seed(seed, chunk, rank) for seed in range(3) for chunk in range(50) for rank in range(2)}
     assert len(seeds) == 300
     assert chunk_seed(1, 2, 0) == chunk_seed(1, 2, 0)
+
+
+def test_null_becomes_what_suits_the_task_and_numbers_stay():
+    training = {"collect": {"steps": 500, "policy": {"gentle": None, "reach": 1.3}}, "sigreg_boost": None}
+    pixels = Interface(cameras={"image": (16, 16, 3)}, action_dim=1)
+    with_state = Interface(cameras={"image": (16, 16, 3)}, action_dim=1, privileged_dim=4, privileged_positions=2)
+    alone, told = (with_automatic(training, interface, to_goals=False) for interface in (pixels, with_state))
+    assert alone["sigreg_boost"] == 10.0 and told["sigreg_boost"] == 1.0
+    assert alone["collect"] == {"steps": 500, "policy": {"gentle": 0.25, "reach": 1.3}}
+    assert with_automatic(training, pixels, to_goals=True)["collect"]["policy"]["gentle"] == 0.0
+    assert training["collect"]["policy"]["gentle"] is None
+    given = {"collect": {"policy": {"gentle": 0.5}}, "sigreg_boost": 3.0}
+    assert with_automatic(given, pixels, to_goals=True) == given
