@@ -21,7 +21,7 @@ ENCODED = 256  # frames encoded at once
 class GoalValueConfig:
     """See configs/goal_value/default.yaml, where each key is documented."""
 
-    updates: int = 4000
+    updates: int = 8000
     transitions: int = 1024
     width: int = 256
     discount: float = 0.99
@@ -29,7 +29,7 @@ class GoalValueConfig:
     learning_rate: float = 1e-3
     target_rate: float = 0.05
     here: float = 0.1
-    ahead: float = 0.6
+    ahead: float = 0.3
 
 
 class GoalValue(nn.Module):
