@@ -10,7 +10,6 @@ import numpy as np
 from policies.policy import Observation
 from worldmodel.interface import Interface
 
-
 GENTLEST = 0.01  # of what a gentle episode's actions are multiplied by
 
 

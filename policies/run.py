@@ -215,22 +215,9 @@ class Run:
         options = self.training
         if self.model_trainer.updates == 0:
             self._set_scales(chunk_seed(self.config["seed"], self.chunk))
-        sampler = WindowSampler(
-            self.store,
-            options["window"],
-            options["batch_size"],
-            seed,
-            recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
-            recent_episodes=options["recent_episodes"],
-        )
-        singles = WindowSampler(
-            self.store,
-            1,
-            options["reference_frames"],
-            seed + 1,
-            recent_fraction=sampler.recent_fraction,
-            recent_episodes=sampler.recent_episodes,
-        )
+        recent = self._recent(chunk)
+        sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
+        singles = WindowSampler(self.store, 1, options["reference_frames"], seed + 1, **recent)
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
         self.learner.train()
         for _ in range(chunk.amount):
@@ -240,20 +227,20 @@ class Run:
             follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
         self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
 
+    def _recent(self, chunk: Chunk) -> dict:
+        """How much a sampler draws from the newest episodes alone: nothing before there are fresh rollouts."""
+        fraction = self.training["recent_fraction"] if chunk.phase == "online" else 0.0
+        return {"recent_fraction": fraction, "recent_episodes": self.training["recent_episodes"]}
+
     def _frames(self, sampler: WindowSampler, count: int | None = None) -> dict[str, torch.Tensor]:
         """Observations `[count, ...]` of moments drawn one by one."""
         windows = sampler.sample(count)
         return {key: windows[key][:, 0] for key in self.store.interface.observation_keys()}
 
     def _behave(self, chunk: Chunk, bar, seed: int) -> None:
-        options, starts = self.training, self.behavior.config.starts
+        starts = self.behavior.config.starts
         pool = start_memories(
-            self.model,
-            self.store,
-            min(POOL * starts, starts * chunk.amount),
-            seed,
-            recent_fraction=options["recent_fraction"] if chunk.phase == "online" else 0.0,
-            recent_episodes=options["recent_episodes"],
+            self.model, self.store, min(POOL * starts, starts * chunk.amount), seed, **self._recent(chunk)
         )
         generator = torch.Generator(self.model.device).manual_seed(seed)
         for _ in range(chunk.amount):
