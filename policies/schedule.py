@@ -43,9 +43,7 @@ def with_automatic(training: dict, interface: Interface, to_goals: bool) -> dict
     policy, boost = dict(training["collect"]["policy"]), training["sigreg_boost"]
     if policy["gentle"] is None:  # distances to goal images are counted in steps at full speed
         policy["gentle"] = 0.0 if to_goals else 0.25
-    if (
-        boost is None
-    ):  # a strong regulariser finds what rewards do not show at once, a weak one then makes latents smooth
+    if boost is None:  # a strong one finds what rewards do not show at once, a weak one then makes latents smooth
         boost = 1.0 if interface.privileged_dim else 10.0
     return training | {"collect": training["collect"] | {"policy": policy}, "sigreg_boost": boost}
 

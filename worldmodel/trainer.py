@@ -32,9 +32,8 @@ class OptimizerConfig:
     weight_decay: float = 1e-3
     clip: float = 5.0
 
-    def rate(self, update: int, total: int) -> float:
-        """Learning rate at `update` of `total`: linear warm-up, then a cosine to `final_rate`."""
-        progress = min(1.0, update / max(1, total))
+    def rate(self, update: int, progress: float) -> float:
+        """Learning rate at `update`, a share `progress` of the schedule: linear warm-up, then a cosine to `final_rate`."""
         cosine = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * min(1.0, (update + 1) / max(1, self.warmup)) * cosine
 
@@ -76,7 +75,7 @@ class Trainer:
             Diverged: the loss or the gradient is not finite, or the loss is beyond `LIMIT`; parameters are untouched.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.updates, self.total)
+            group["lr"] = self.config.rate(self.updates, self.progress)
         scalars = self.module(*inputs)
         loss = sum(scalars[name] for name in self.loss)
         self.optimizer.zero_grad()
