@@ -12,6 +12,7 @@ from envs.actions import ActionMap
 from envs.observations import as_picture, split, state_length, state_vector
 
 OBSERVATIONS = ("auto", "pixels", "state", "both")
+_FOLLOWING = "(follows)"  # in place of a camera's name: one that keeps a runner in sight
 _DEFAULT_FPS = 25.0  # where an env says nothing of time
 
 
@@ -159,9 +160,9 @@ class Adapter(gymnasium.Wrapper):
         return self._observe(observation), total, bool(terminated), bool(truncated), info
 
     def render_frame(self, size: int) -> np.ndarray:
-        """The current picture from the first camera, uint8 [size, size, 3], whatever the observation shows."""
-        name = next(iter(self._sources.values()), None)
-        if name is None and self._own_pictures:
+        """The current picture, uint8 [size, size, 3]: from the first camera, where none is observed from one that follows."""
+        name = next(iter(self._sources.values()), _FOLLOWING)
+        if not self._sources and self._own_pictures:
             name = next(iter(self._own_pictures))
         if not (self._own_pictures or self._is_mujoco or self.env.render_mode == "rgb_array"):
             raise ValueError(f"{self._id} has no picture to show: it has no render_mode rgb_array")
@@ -209,14 +210,15 @@ class Adapter(gymnasium.Wrapper):
         return self._renderers[size].render(self.env.unwrapped.data, camera)
 
     def _camera(self, name: str | None):
-        from envs.cameras import named_camera, own_view
+        from envs.cameras import following_view, named_camera, own_view
 
         if self.env.unwrapped.model is not self._model:  # at first, and after an env rebuilt its model
             self._free_renderers()
             self._model = self.env.unwrapped.model
             self._views = {}
         if name not in self._views:
-            self._views[name] = own_view(self.env.unwrapped) if name is None else named_camera(self._model, name)
+            view = {None: own_view, _FOLLOWING: following_view}.get(name)
+            self._views[name] = view(self.env.unwrapped) if view else named_camera(self._model, name)
         return self._views[name]
 
     def _free_renderers(self) -> None:

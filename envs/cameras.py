@@ -23,6 +23,19 @@ def named_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
     return camera
 
 
+def following_view(env) -> mujoco.MjvCamera:
+    """The view for a film of an unwrapped env with `model`, whose runners may leave the env's own view.
+
+    Gymnasium's own view stands still (since 1.4, also where the model has a camera that follows): where that is so, the
+    model's first camera that follows a body."""
+    view = own_view(env)
+    modes = (mujoco.mjtCamLight.mjCAMLIGHT_TRACK.value, mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM.value)
+    following = np.flatnonzero(np.isin(env.model.cam_mode, modes))
+    if len(following) and view.type == mujoco.mjtCamera.mjCAMERA_FREE:
+        return named_camera(env.model, str(following[0]))
+    return view
+
+
 def own_view(env) -> mujoco.MjvCamera:
     """The view of `env.render()`, for an unwrapped env with `model`.
 

@@ -55,6 +55,17 @@ def test_default_pictures_are_exactly_those_of_env_render():
     env.close()
 
 
+def test_a_film_of_an_env_seen_by_its_state_follows_the_runner():
+    env = envs.make("HalfCheetah-v5", observation="state")
+    env.reset(seed=0)
+    data = env.unwrapped.data
+    here = env.render_frame(SIZE)
+    env.unwrapped.set_state(np.concatenate([data.qpos[:1] + 40, data.qpos[1:]]), data.qvel.copy())
+    brown = [(frame[..., 0].astype(int) - frame[..., 2] > 30).sum() for frame in (here, env.render_frame(SIZE))]
+    assert brown[0] > 20 and abs(brown[1] - brown[0]) < 0.3 * brown[0]
+    env.close()
+
+
 def test_fast_pictures_have_no_shadows():
     env = make_plain("Walker2d-v5")
     assert difference(picture(env, "fast"), picture(env, "default")) > difference(picture(env), picture(env, "default"))
