@@ -24,7 +24,8 @@ def world_model_losses(
         model: a `WorldModel`.
         batch: of `WindowSampler.sample`: observations `[B, T + 1, ...]`, `action [B, T, A]`, `previous_action
             [B, T + 1, A]`, `reward [B, T]`, `terminated [B, T]`, `valid [B, T]`; and, where there are such, `reference`:
-            observations `[R, ...]` of frames drawn one by one, by which latents are standardised.
+            observations `[R, ...]` of frames drawn one by one, by which latents are standardised, and `recent [B]`, rows
+            drawn from the newest episodes alone, which are not of their distribution: SIGReg sees the others.
         generator: of SIGReg's projections and the decoder's choice of frames.
         sigreg_boost: what the weight of SIGReg is multiplied by.
 
@@ -42,7 +43,9 @@ def world_model_losses(
     missing, time = missing_steps(batch["valid"]), torch.arange(length + 1, device=batch["valid"].device)
     real = time <= length - missing[:, None]
     latents = model.encode(batch, batch.get("reference"), real)
-    terms = {"sigreg": sigreg(latents[real].flatten(0, 1), generator)}
+    recent = batch.get("recent")
+    typical = real if recent is None or recent.all() else real & ~recent[:, None]
+    terms = {"sigreg": sigreg(latents[typical].flatten(0, 1), generator)}
     if config.losses.decoder or config.losses.reconstruction:
         terms["decoder"] = _decoder_loss(model, latents, batch, real, generator)
 

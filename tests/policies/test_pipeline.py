@@ -84,6 +84,19 @@ def test_the_same_seed_gives_the_same_numbers(unbroken, tmp_path):
     assert numbers(tmp_path / "again") == numbers(unbroken)
 
 
+def test_latents_are_standardised_by_the_episodes_that_training_began_with(tmp_path, monkeypatch):
+    drawn, frames = [], Run._frames
+
+    def remembered(self, sampler, count=None):
+        drawn.append((set(sampler.sample(64)["episode"].tolist()), len(self.store)))
+        return frames(self, sampler, count)
+
+    monkeypatch.setattr(Run, "_frames", remembered)
+    run(tmp_path / "run", "training.pretrain.updates=4")
+    (_, began), (_, grown) = drawn[0], drawn[-1]
+    assert grown > began and all(max(episodes) < began for episodes, _ in drawn)
+
+
 @pytest.mark.parametrize("delay", [-1.0, 0.0, 1.0, 2.5])
 def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, tmp_path, delay):
     folder = tmp_path / "killed"

@@ -96,6 +96,7 @@ def test_shapes_and_dtypes_are_those_of_the_contract(store):
         "valid": ((3, 6), torch.float32),
         "episode": ((3,), torch.int64),
         "start": ((3,), torch.int64),
+        "recent": ((3,), torch.bool),
     }
     assert all(value.is_contiguous() for value in batch.values())
     assert len(WindowSampler(store, LENGTH, 3, seed=0).sample(8)["reward"]) == 8
@@ -129,6 +130,7 @@ def test_any_interface_is_sampled_by_its_keys(tmp_path, interface):
         "valid",
         "episode",
         "start",
+        "recent",
     }
     for key, shape in interface.cameras.items():
         assert batch[key].shape == (2, 5, *shape) and (batch[key] == 7).all()
@@ -171,6 +173,15 @@ def test_recent_rows_come_from_the_newest_episodes(store):
     batch = sampler.sample()
     assert set(batch["episode"][:20].tolist()) == set(newest)
     assert not set(batch["episode"][20:].tolist()) <= set(newest)
+    assert batch["recent"].tolist() == [True] * 20 + [False] * 20
+
+
+def test_the_oldest_episodes_stay_those_they_were(store):
+    oldest = int(store.lengths[:3].sum()) - 1  # the third episode begins before
+    sampler = WindowSampler(store, LENGTH, 60, seed=0, oldest_steps=oldest)
+    before = set(sampler.sample()["episode"].tolist())
+    store.append(make_episode(200, 12))
+    assert before == set(sampler.sample()["episode"].tolist()) == {0, 1, 2}
 
 
 def test_episodes_appended_later_are_drawn(store):

@@ -67,3 +67,19 @@ def test_a_whole_window_is_as_it_was():
     values = torch.randn(3, 5, 2)
     (same,) = align_end(missing_steps(torch.ones(3, 4)), values)
     torch.testing.assert_close(same, values, rtol=0, atol=0)
+
+
+def test_sigreg_sees_the_rows_that_are_drawn_from_all_episodes():
+    def regulariser(batch):
+        torch.manual_seed(0)
+        model = WorldModel(STATE, ModelConfig(**SMALL)).train()
+        return model(batch, torch.Generator().manual_seed(0))["sigreg"].item()
+
+    recent = torch.tensor([True, True, False, False])
+    batch = batch_for(STATE, 4) | {"reference": {"state": batch_for(STATE, 8, seed=5)["state"][:, 0]}}
+    other = {key: value.clone() for key, value in batch.items() if key != "reference"} | {
+        "reference": batch["reference"]
+    }
+    other["state"][:2] += 3.0
+    assert regulariser(batch) != pytest.approx(regulariser(other), rel=0.01)
+    assert regulariser(batch | {"recent": ~recent}) != pytest.approx(regulariser(other | {"recent": ~recent}), rel=0.01)

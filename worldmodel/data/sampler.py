@@ -30,6 +30,7 @@ class WindowSampler:
         split: "train" or "held_out", see `split.py`.
         recent_fraction: share of every batch (its first rows, rounded) that is drawn from the newest
             `recent_episodes` episodes of the split alone.
+        oldest_steps: draw from the oldest episodes alone, those with the store's first so many steps; None draws from all.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class WindowSampler:
         split: str = "train",
         recent_fraction: float = 0.0,
         recent_episodes: int = 0,
+        oldest_steps: int | None = None,
     ):
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; it must be one of {sorted(SPLITS)}")
@@ -58,6 +60,7 @@ class WindowSampler:
         self.split = split
         self.recent_fraction = recent_fraction
         self.recent_episodes = recent_episodes
+        self.oldest_steps = oldest_steps
         self._generator = np.random.Generator(np.random.PCG64(seed))
         self._version = -1
 
@@ -68,7 +71,7 @@ class WindowSampler:
         has them; `action` `[B, T, A]`; `previous_action` `[B, T+1, A]`, the action that led to each observation (zeros
         before an episode's first); `reward` `[B, T]`; `terminated` `[B, T]`, 1 at the transition that ended its episode
         for good; `valid` `[B, T]`, 0 on padding (there the last observation repeats, actions and rewards are 0);
-        `episode` and `start` int64 `[B]`.
+        `episode` and `start` int64 `[B]`; `recent` bool `[B]`, rows drawn from the newest episodes alone.
 
         Raises ValueError where the split has no episodes, StoreDamaged where no readable one is found."""
         count = self.batch_size if batch_size is None else batch_size
@@ -90,7 +93,8 @@ class WindowSampler:
                     target[row, end:] = target[row, end - 1]
             values[row, 0] = arrays[VALUES][begin - 1]
         values[starts == 0, 0] = 0.0  # nothing precedes an episode; what was read is the end of another one
-        return {**pictures, **self._columns(values), **self._marks(episodes, starts, steps)}
+        marks = self._marks(episodes, starts, steps) | {"recent": torch.from_numpy(self._recent(count))}
+        return {**pictures, **self._columns(values), **marks}
 
     def state_dict(self) -> dict:
         """Where the generator stands, as plain JSON types."""
@@ -106,6 +110,9 @@ class WindowSampler:
             return
         self._episodes = np.array(SPLITS[self.split](self.store), np.int64)
         self._lengths = self.store.lengths
+        if self.oldest_steps is not None:
+            begins = np.cumsum(self._lengths) - self._lengths
+            self._episodes = self._episodes[begins[self._episodes] < self.oldest_steps]
         self._terminated = self.store.terminated
         self._ends = np.cumsum(self._lengths[self._episodes])
         if not len(self._episodes):
@@ -117,7 +124,7 @@ class WindowSampler:
 
     def _draw_readable(self, count: int) -> tuple[np.ndarray, np.ndarray, list, np.ndarray]:
         """Episodes and starts of `count` windows, with where their episodes lie; another for each that is damaged."""
-        recent = np.arange(count) < round(self.recent_fraction * count)
+        recent = self._recent(count)
         episodes, starts = self._draw(recent)
         for draw in range(REDRAWS):
             maps, first = self.store.locate(episodes)
@@ -127,6 +134,10 @@ class WindowSampler:
             still_recent = recent[damaged] & (draw < REDRAWS // 2)  # all recent ones may be lost: then take older ones
             episodes[damaged], starts[damaged] = self._draw(still_recent)
         raise StoreDamaged(f"{REDRAWS} draws in a row fell into damaged shards: {'; '.join(self.store.problems)}")
+
+    def _recent(self, count: int) -> np.ndarray:
+        """Which rows of a batch are drawn from the newest episodes alone: the first."""
+        return np.arange(count) < round(self.recent_fraction * count)
 
     def _draw(self, recent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Episodes and starts of one window for each entry of `recent` (bool): from the newest episodes, or from all."""
