@@ -96,6 +96,14 @@ def test_the_same_seed_plans_the_same_and_another_does_not():
     assert np.array_equal(first, second) and not np.array_equal(first, other)
 
 
+def test_plans_are_shorter_where_a_critic_values_what_follows():
+    agent, open_ended = agent_for(Interface(cameras={"image": (32, 32, 3)}, action_dim=2)), PLANNER | {"horizon": None}
+    towards = {"name": "goal_image", "image": None}
+    assert agent.policy("planner", planner=open_ended).planner.horizon == 5
+    assert agent.policy("planner", planner=open_ended, objective=towards).planner.horizon == 10
+    assert agent.policy("planner", planner=PLANNER, objective=towards).planner.horizon == PLANNER["horizon"]
+
+
 def test_input_that_the_model_was_not_made_for_is_named():
     agent = agent_for(Interface(cameras={"image": (32, 32, 3)}, state_dim=3, action_dim=2))
     with pytest.raises(ValueError, match=r"'image' of shape \(32, 32, 3\).*got \(16, 16, 3\)"):

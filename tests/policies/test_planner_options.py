@@ -13,7 +13,7 @@ NAMES = list(PLANNERS)
 
 
 def options(name, **changes):
-    return {**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), **changes}
+    return {**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), "horizon": 10, **changes}
 
 
 def planner(name, action_dim, **changes):

@@ -12,7 +12,9 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "planner"
 
 
 def planner(name, action_dim, **changes):
-    return build(action_dim=action_dim, **{**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), **changes})
+    return build(
+        action_dim=action_dim, **{**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), "horizon": 10, **changes}
+    )
 
 
 def seeded(seed=0):

@@ -15,7 +15,7 @@ NAMES = list(PLANNERS)
 
 
 def planner(name, action_dim, discrete=False, **changes):
-    options = {**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), **changes}
+    options = {**yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), "horizon": 10, **changes}
     return build(action_dim=action_dim, discrete=discrete, **options)
 
 
