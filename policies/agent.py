@@ -211,7 +211,7 @@ class PlannerPolicy(BeliefPolicy):
         agent = self.agent
         objective = objective or agent.config.get("objective") or {"name": "reward"}
         options = dict(planner or agent.config["planner"])
-        if options["horizon"] is None:  # longer plans trust the model where the critic knows better
+        if options.get("horizon") is None:  # longer plans trust the model where the critic knows better
             options["horizon"] = 5 if objective["name"] == "reward" else 10
         self.planner = build_planner(
             options.pop("name"),
