@@ -212,7 +212,7 @@ class PlannerPolicy(BeliefPolicy):
         objective = objective or agent.config.get("objective") or {"name": "reward"}
         options = dict(planner or agent.config["planner"])
         if options.get("horizon") is None:  # longer plans trust the model where the critic knows better
-            options["horizon"] = 5 if objective["name"] == "reward" else 10
+            options["horizon"] = 5 if objective["name"] == "reward" else 24
         self.planner = build_planner(
             options.pop("name"),
             self.interface.action_dim,

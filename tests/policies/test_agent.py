@@ -100,7 +100,7 @@ def test_plans_are_shorter_where_a_critic_values_what_follows():
     agent, open_ended = agent_for(Interface(cameras={"image": (32, 32, 3)}, action_dim=2)), PLANNER | {"horizon": None}
     towards = {"name": "goal_image", "image": None}
     assert agent.policy("planner", planner=open_ended).planner.horizon == 5
-    assert agent.policy("planner", planner=open_ended, objective=towards).planner.horizon == 10
+    assert agent.policy("planner", planner=open_ended, objective=towards).planner.horizon == 24
     assert agent.policy("planner", planner=PLANNER, objective=towards).planner.horizon == PLANNER["horizon"]
 
 
