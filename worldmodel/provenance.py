@@ -39,8 +39,8 @@ def versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def commit() -> dict[str, Any]:
     """`{"hash": str, "dirty": bool}` of the checkout that this package runs from; both None without git or outside a
-    checkout, and where the package lies in somebody else's repository. Read once per process: what runs is what was
-    there at the start."""
+    checkout, and where the package lies in somebody else's repository. What runs write under results/ makes nothing
+    dirty. Read once per process: what runs is what was there at the start."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -49,7 +49,8 @@ def commit() -> dict[str, Any]:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {"hash": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+        return {"hash": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return {"hash": None, "dirty": None}
 

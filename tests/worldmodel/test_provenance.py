@@ -76,10 +76,15 @@ def test_the_commit_is_told_where_there_is_one_and_none_where_git_is_missing(tmp
     commit.cache_clear()
     assert commit() == {"hash": None, "dirty": None}  # somebody else's repository: the file is not in it
 
-    git("add", "provenance.py")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "claim.json").write_text("{}")
+    git("add", ".")
     git("commit", "-m", "first", "--no-gpg-sign")
     commit.cache_clear()
     assert commit() == {"hash": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "results" / "claim.json").write_text("[]")
+    commit.cache_clear()
+    assert commit()["dirty"] is False
     module.write_text("second")
     commit.cache_clear()
     assert commit()["dirty"] is True
