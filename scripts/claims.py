@@ -79,7 +79,7 @@ CLAIMS = {
     ),
     "cartpole_swingup_pixels": Claim(
         "cartpole swing-up from 64x64 pixels alone: return (0-1000) within 40 minutes, no state anywhere",
-        600, 40, "env.privileged_state=false training.pretrain.updates=6000 training.online.rounds=14",
+        600, 40, "env.privileged_state=false training.pretrain.updates=6000 training.online.rounds=22 training.online.noise=0.3",
     ),
     "pendulum_swingup": Claim(
         "pendulum swing-up from 64x64 pixels: share of the largest reward in the second half of the episodes, state as a target",
