@@ -33,7 +33,7 @@ def main() -> None:
         )
     claim, path = CLAIMS[name], ROOT / "results" / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else None
-    runs = {run["seed"]: run for run in before["runs"]} if before and given.get("keep") == "true" else {}
+    runs = standing(before) if before and given.get("keep") == "true" else {}
     for seed in (int(seed) for seed in given.get("seeds", "0").split(",")):
         runs[seed] = run(name, claim, seed)
         result = write(path, name, claim, [runs[key] for key in sorted(runs)])
@@ -60,6 +60,12 @@ def write(path: Path, name: str, claim: Claim, runs: list[dict]) -> dict:
     return result
 
 
+def standing(result: dict) -> dict[int, dict]:
+    """The runs of a claim's JSON by their seeds, each with the machine and the commit that it was made with."""
+    made = {key: result[key] for key in ("machine", "commit")}
+    return {run["seed"]: made | run for run in result["runs"]}
+
+
 def agreement(before: dict, after: dict) -> str:
     """Whether two results of one claim agree: each seed that both have to the digit, or the intervals of the means."""
     old, new = (dict(zip(result["seeds"], result["values"], strict=True)) for result in (before, after))
@@ -77,6 +83,8 @@ def agreement(before: dict, after: dict) -> str:
 
 def run(name: str, claim: Claim, seed: int) -> dict:
     """One run of the claim's command, and what it reached."""
+    from worldmodel.provenance import commit, machine
+
     folder = ROOT / "outputs" / "reproduce" / f"{name}_{seed}_{time.strftime('%Y%m%d_%H%M%S')}"
     began = time.monotonic()
     command = [sys.executable, "-m", "scripts.train", f"run={folder}", f"seed={seed}", *claim.train.split()]
@@ -86,7 +94,7 @@ def run(name: str, claim: Claim, seed: int) -> dict:
         video = folder / "videos" / f"{kind}.mp4"
         if video.exists() and seed == 0:
             exhibit(video, ROOT / "results" / "gallery" / (f"{name}.mp4" if kind == "final" else f"{name}_{kind}.mp4"))
-    return read_run(claim, folder, seed, minutes)
+    return {"machine": machine(), "commit": commit()} | read_run(claim, folder, seed, minutes)
 
 
 def exhibit(video: Path, path: Path) -> None:

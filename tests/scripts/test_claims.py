@@ -6,7 +6,7 @@ import pytest
 
 from scripts import ablate, settings
 from scripts.claims import CLAIMS
-from scripts.reproduce import agreement
+from scripts.reproduce import agreement, standing
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -41,3 +41,12 @@ def test_two_results_agree_seed_by_seed_or_by_their_intervals():
     assert agreement(old, result([0, 1], [805.0, 815.0], 795.0, 825.0)).startswith("agrees within the intervals")
     assert agreement(old, result([0], [600.0], None, None)).startswith("does not agree: seed 0: 800 -> 600")
     assert "no seed in common" in agreement(old, result([5], [810.0], None, None))
+
+
+def test_runs_that_stay_keep_the_machine_and_the_commit_they_were_made_with():
+    older = {"seed": 0, "machine": {"cpu": "older"}, "commit": {"hash": "a"}}
+    result = {"machine": {"cpu": "newer"}, "commit": {"hash": "b"}, "runs": [older, {"seed": 2}]}
+    assert standing(result) == {
+        0: older,
+        2: {"seed": 2, "machine": {"cpu": "newer"}, "commit": {"hash": "b"}},
+    }
