@@ -217,8 +217,8 @@ class Run:
             self._set_scales(chunk_seed(self.config["seed"], self.chunk))
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
-        # The oldest, as training began with: latents that move with the newest ones leave all that reads them behind.
-        oldest = None if self.offline else options["reference_steps"] or options["collect"]["steps"]
+        # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.
+        oldest = None if self.offline else options["collect"]["steps"]
         singles = WindowSampler(self.store, 1, options["reference_frames"], seed + 1, oldest_steps=oldest)
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
         self.learner.train()
