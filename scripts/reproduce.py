@@ -61,8 +61,9 @@ def write(path: Path, name: str, claim: Claim, runs: list[dict]) -> dict:
 
 
 def standing(result: dict) -> dict[int, dict]:
-    """The runs of a claim's JSON by their seeds, each with the machine and the commit that it was made with."""
-    made = {key: result[key] for key in ("machine", "commit")}
+    """The runs of a claim's JSON by their seeds; an only run without machine and commit takes those of the file, which
+    with several runs are those of the last alone."""
+    made = {key: result[key] for key in ("machine", "commit")} if len(result["runs"]) == 1 else {}
     return {run["seed"]: made | run for run in result["runs"]}
 
 

@@ -45,8 +45,10 @@ def test_two_results_agree_seed_by_seed_or_by_their_intervals():
 
 def test_runs_that_stay_keep_the_machine_and_the_commit_they_were_made_with():
     older = {"seed": 0, "machine": {"cpu": "older"}, "commit": {"hash": "a"}}
-    result = {"machine": {"cpu": "newer"}, "commit": {"hash": "b"}, "runs": [older, {"seed": 2}]}
-    assert standing(result) == {
+    file = {"machine": {"cpu": "newer"}, "commit": {"hash": "b"}}
+    assert standing({**file, "runs": [older]}) == {0: older}
+    assert standing({**file, "runs": [{"seed": 2}]}) == {2: {"seed": 2, **file}}
+    assert standing({**file, "runs": [older, {"seed": 2}]}) == {
         0: older,
-        2: {"seed": 2, "machine": {"cpu": "newer"}, "commit": {"hash": "b"}},
-    }
+        2: {"seed": 2},
+    }  # of which the file's is, nobody knows
