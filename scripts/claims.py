@@ -11,7 +11,7 @@ Read = Callable[[dict], float]
 """From one policy's entry of an eval.json to the claim's number."""
 
 DMC_100K = (
-    "env.privileged_state=false training.collect.envs=2 training.pretrain.updates=1000 training.online.train_ratio=128 "
+    "env.privileged_state=false training.collect.envs=2 training.pretrain.updates=1000 training.online.train_ratio=64 "
     "eval.planner_episodes=0"
 )
 """The published protocol: the suite's own starts, no simulator state, action repeat counted; run it where the extra `dmc`
