@@ -12,7 +12,7 @@ class LossWeights:
     latent: float = 1.0  # next latent, one step
     open_loop: float = 1.0  # the same, `open_loop` steps through the cache
     sigreg: float = 0.002  # the latents' distance from a unit Gaussian
-    reward: float = 10.0  # one step and open loop, rewards in units of their standard deviation
+    reward: float = 1.0  # one step and open loop, rewards in units of their standard deviation
     terminal: float = 1.0  # binary cross-entropy of `continue`
     privileged: float = 1.0  # the simulator's state, read from latent and belief
     positions: float = 10.0  # of its positions within that term, where velocities weigh 1
@@ -43,7 +43,7 @@ class ModelConfig:
     width: int = 192
     layers: int = 2
     heads: int = 4
-    kv_heads: int = 2
+    kv_heads: int = 1
     window: int = 8
     ensemble: int = 3
     head_width: int = 256

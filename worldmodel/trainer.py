@@ -28,7 +28,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3
     warmup: int = 100
-    final_rate: float = 1.0
+    final_rate: float = 0.2
     weight_decay: float = 1e-3
     clip: float = 5.0
 

@@ -1,12 +1,17 @@
 """Every mistake on a command line is answered by a few lines that name what was meant."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from policies.actor_critic import ActorCriticConfig
+from policies.goal_value import GoalValueConfig
 from scripts import documented, settings
 from scripts.settings import SettingsError, check, merge_with_saved
+from worldmodel.config import ModelConfig
+from worldmodel.trainer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VERBS = ["train", "evaluate", "record", "collect"]
@@ -53,6 +58,15 @@ def test_the_free_dictionary_takes_any_key_with_and_without_a_plus():
 
 def test_a_plus_adds_nothing_outside_of_free_dictionaries():
     assert "+ adds keys to env.kwargs only" in complaint("train", "+env.colour=red")
+
+
+def test_the_classes_defaults_are_the_configurations():
+    """What Python code gets without a config is what `worldmodel train` takes."""
+    config = OmegaConf.to_container(compose("train"), resolve=True)
+    assert asdict(ModelConfig()) == asdict(ModelConfig.from_dict(config["model"]))
+    assert asdict(ActorCriticConfig()) == config["behavior"]
+    assert asdict(GoalValueConfig()) == config["goal_value"]
+    assert asdict(OptimizerConfig()) == config["training"]["optimizer"]
 
 
 # Groups
