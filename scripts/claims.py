@@ -53,7 +53,7 @@ class Claim:
         bar: that the mean over seeds has to reach.
         minutes: of wall time that each run may take on two idle cores.
         train: overrides of `worldmodel train`.
-        read: the number, of the policy for which it is highest.
+        read: the number, from one policy's entry.
     """
 
     sentence: str
@@ -63,10 +63,15 @@ class Claim:
     read: Read = mean_return
 
     def value(self, results: dict) -> tuple[float, str]:
-        """The number in an eval.json, and the policy that it is of; baselines do not count."""
-        trained = [name for name in ("actor", "planner") if name in results["policies"]]
-        best = max(trained, key=lambda name: self.read(results["policies"][name]))
-        return self.read(results["policies"][best]), best
+        """The number in an eval.json, and the policy that it is of: the best of those with the most episodes, of which two
+        could be lucky; baselines do not count."""
+        trained = {name: score for name, score in results["policies"].items() if name in ("actor", "planner")}
+        most = max(len(score["episodes"]) for score in trained.values())
+        best = max(
+            (name for name, score in trained.items() if len(score["episodes"]) == most),
+            key=lambda name: self.read(trained[name]),
+        )
+        return self.read(trained[best]), best
 
 
 CLAIMS = {
