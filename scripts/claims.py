@@ -11,7 +11,7 @@ Read = Callable[[dict], float]
 """From one policy's entry of an eval.json to the claim's number."""
 
 DMC_100K = (
-    "env.privileged_state=false training.collect.envs=2 training.pretrain.updates=1000 training.online.train_ratio=64 "
+    "env.privileged_state=false training.collect.envs=2 training.pretrain.updates=1000 training.collect.steps=5000 "
     "eval.planner_episodes=0"
 )
 """The published protocol: the suite's own starts, no simulator state, action repeat counted; run it where the extra `dmc`
@@ -126,18 +126,18 @@ CLAIMS = {
     ),
     "dmc_cartpole_swingup": Claim(
         "dm_control cartpole-swingup from 64x64 pixels alone, 100,000 env steps: return",
-        626, 90, f"env.id=dmc/cartpole-swingup env.action_repeat=4 {DMC_100K} training.collect.steps=5000 "
+        626, 90, f"env.id=dmc/cartpole-swingup env.action_repeat=4 {DMC_100K} training.online.train_ratio=128 "
         "training.online.rounds=10 training.online.steps=2000 training.online.noise=0.3",
     ),
     "dmc_reacher_easy": Claim(
         "dm_control reacher-easy from 64x64 pixels alone, 100,000 env steps: return",
-        360, 90, f"env.id=dmc/reacher-easy env.action_repeat=4 {DMC_100K} training.collect.steps=5000 "
-        "training.online.rounds=10 training.online.steps=2000",
+        360, 90, f"env.id=dmc/reacher-easy env.action_repeat=4 {DMC_100K} training.online.train_ratio=64 "
+        "training.online.rounds=10 training.online.steps=2000 model.losses.reconstruction=200",
     ),
     "dmc_walker_walk": Claim(
         "dm_control walker-walk from 64x64 pixels alone, 100,000 env steps: return",
-        464, 120, f"env.id=dmc/walker-walk env.action_repeat=2 {DMC_100K} training.collect.steps=5000 "
-        "training.online.rounds=15 training.online.steps=3000",
+        464, 120, f"env.id=dmc/walker-walk env.action_repeat=2 {DMC_100K} training.online.train_ratio=32 "
+        "training.online.rounds=15 training.online.steps=3000 model.losses.reconstruction=200",
     ),
 }  # fmt: skip
 
