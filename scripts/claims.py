@@ -63,8 +63,8 @@ class Claim:
     read: Read = mean_return
 
     def value(self, results: dict) -> tuple[float, str]:
-        """The number in an eval.json, and the policy that it is of: the best of those with the most episodes, of which two
-        could be lucky; baselines do not count."""
+        """The number in an eval.json, and the policy that it is of: the best trained one among those that were evaluated
+        over the most episodes, because the best of unequally many is the luckiest of few."""
         trained = {name: score for name, score in results["policies"].items() if name in ("actor", "planner")}
         most = max(len(score["episodes"]) for score in trained.values())
         best = max(

@@ -11,7 +11,7 @@ from worldmodel.interface import Interface
 from worldmodel.precision import reduced_precision
 
 EPSILON = 1e-5  # added to variances
-COMMON = 5.0  # standard deviations; latents of frames unlike any reference frame are drawn in beyond it
+OUTLIER = 5.0  # standard deviations from which on a latent is compressed
 
 
 class Standardize(nn.Module):
@@ -36,7 +36,7 @@ class Standardize(nn.Module):
             reference: `[R, N, D]`, frames drawn one by one, whose statistics are to be used; the batch's own when None.
         """
         if not self.training:
-            return draw_in((x - self.mean) * (self.variance + EPSILON).rsqrt())
+            return compress_outliers((x - self.mean) * (self.variance + EPSILON).rsqrt())
         mean, variance = statistics(x if real is None else x[real])
         latent = (x - mean) * (variance + EPSILON).rsqrt()
         with torch.no_grad():
@@ -47,7 +47,7 @@ class Standardize(nn.Module):
             scale, shift = (own[1] + EPSILON).sqrt() / spread, (own[0] - mean) / spread
             self.mean.lerp_(mean, self.momentum)
             self.variance.lerp_(variance, self.momentum)
-        return draw_in(latent if reference is None else latent * scale + shift)
+        return compress_outliers(latent if reference is None else latent * scale + shift)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -57,13 +57,13 @@ class Standardize(nn.Module):
         self.variance.copy_(variance)
 
 
-def draw_in(x: Tensor) -> Tensor:
-    """`x` itself up to `COMMON`, and growing like its logarithm beyond, with a continuous slope.
+def compress_outliers(x: Tensor) -> Tensor:
+    """`x` itself up to `OUTLIER` in size, its logarithm beyond, with a continuous slope; of any shape.
 
-    What hardly differs between the reference frames has a tiny spread: a frame of a place that training began without can
-    lie hundreds of standard deviations off, and the squares of such errors would be all that is trained on."""
+    What hardly differs between the reference frames has a tiny spread, so that a frame unlike all of them can lie hundreds
+    of standard deviations off: squares of such errors would be all that is trained on."""
     size = x.abs()
-    return torch.where(size <= COMMON, x, x.sign() * (COMMON + (size - COMMON).clamp_min(0).log1p()))
+    return torch.where(size <= OUTLIER, x, x.sign() * (OUTLIER + (size - OUTLIER).clamp_min(0).log1p()))
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from worldmodel.encoder import COMMON, Standardize, draw_in
+from worldmodel.encoder import OUTLIER, Standardize, compress_outliers
 
 SCALE, MEAN = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([0.0, 1.0, -3.0])
 
@@ -44,14 +44,14 @@ def test_gradients_never_move_the_mean_or_the_scale_of_a_batch():
         assert torch.allclose((x.grad * (x - x.mean((0, 1)))).sum((0, 1)), torch.zeros(3), atol=1e-2)
 
 
-def test_what_is_common_stays_and_what_is_far_off_is_drawn_in():
-    common = torch.linspace(-COMMON, COMMON, 11)
-    assert torch.equal(draw_in(common), common)
-    far = torch.tensor([COMMON + 1e-3, 100.0, -1e6], requires_grad=True)
-    drawn = draw_in(far)
-    drawn.sum().backward()
-    assert COMMON < drawn[0] < drawn[1] < 10 and -20 < drawn[2] < -15
-    assert torch.allclose(far.grad, 1 / (1 + far.detach().abs() - COMMON), rtol=1e-4)
+def test_outliers_are_compressed_and_nothing_else_changes():
+    common = torch.linspace(-OUTLIER, OUTLIER, 11)
+    assert torch.equal(compress_outliers(common), common)
+    far = torch.tensor([OUTLIER + 1e-3, 100.0, -1e6], requires_grad=True)
+    compressed = compress_outliers(far)
+    compressed.sum().backward()
+    assert OUTLIER < compressed[0] < compressed[1] < 10 and -20 < compressed[2] < -15
+    assert torch.allclose(far.grad, 1 / (1 + far.detach().abs() - OUTLIER), rtol=1e-4)
 
 
 def test_a_frame_of_a_place_that_no_reference_shows_does_not_run_away():
