@@ -7,6 +7,8 @@ from pathlib import Path
 # One thread, in child processes too: two OpenMP threads beside another busy process can be three times slower than one.
 # By the environment, so that tests of parts without torch don't import it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# There is no GPU to test kernels on: Triton's interpreter runs them. It has to be chosen before triton is imported.
+os.environ["TRITON_INTERPRET"] = "1"
 
 _TESTS = Path(__file__).parent
 for folder in (_TESTS, _TESTS.parent):
