@@ -69,8 +69,8 @@ def timed(call: Callable[[], object], runs: int = RUNS, warm: int = 2) -> list[f
     return times
 
 
-def tiny_agent():
-    """An untrained agent of the default configuration: speed does not depend on what it learned."""
+def untrained_agent(*overrides: str):
+    """An agent of the default configuration, changed by `overrides`: speed does not depend on what it learned."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
@@ -79,7 +79,7 @@ def tiny_agent():
     from worldmodel import Interface
 
     with initialize_config_module("configs", version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", overrides=["run=unused"]), resolve=True)
+        config = OmegaConf.to_container(compose("train", overrides=["run=unused", *overrides]), resolve=True)
     agent = Agent.new(Interface(**INTERFACE), config)
     agent.model.eval()
     return agent
@@ -105,15 +105,15 @@ def rendering():
             )
 
 
-def training():
+def training_step(agent, windows: int | None = None) -> tuple[Callable[[], object], int]:
+    """An update of the world model on made-up pictures, and how many frames it takes."""
     import torch
     from lightning_fabric import Fabric
 
     from worldmodel.trainer import OptimizerConfig, Trainer
 
-    agent = tiny_agent()
     options = agent.config["training"]
-    windows, length = options["batch_size"], options["window"]
+    windows, length = windows or options["batch_size"], options["window"]
     action = torch.rand(windows, length, 1) * 2 - 1
     batch = {
         "image": torch.randint(0, 256, (windows, length + 1, 64, 64, 3), dtype=torch.uint8),
@@ -130,11 +130,14 @@ def training():
     trainer = Trainer(fabric, agent.model, OptimizerConfig(**options["optimizer"]), 1000)
     agent.model.train()
     generator = torch.Generator().manual_seed(0)
-    times = timed(lambda: [trainer.update(batch, generator) for _ in range(10)], warm=1)
-    frames = 10 * windows * (length + 1)
-    yield "training", "world-model training at tiny, frames of 64x64 a second", [frames / t for t in times], 3000, True, {
-        "windows": windows, "frames_per_window": length + 1,
-    }  # fmt: skip
+    return lambda: trainer.update(batch, generator), windows * (length + 1)
+
+
+def training():
+    step, frames = training_step(untrained_agent())
+    times = timed(lambda: [step() for _ in range(10)], warm=1)
+    claim = "world-model training at tiny, frames of 64x64 a second"
+    yield "training", claim, [10 * frames / t for t in times], 3000, True, {"frames_per_update": frames}
 
 
 def imagination():
@@ -142,7 +145,7 @@ def imagination():
 
     from worldmodel import imagine
 
-    agent = tiny_agent()
+    agent = untrained_agent()
     with torch.no_grad():
         memory = agent.model.start(512)
         frame = {"image": torch.randint(0, 256, (512, 64, 64, 3), dtype=torch.uint8)}
@@ -157,7 +160,7 @@ def imagination():
 def acting():
     import torch
 
-    agent = tiny_agent()
+    agent = untrained_agent()
     frame = {"image": torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8).numpy()}
     actor = agent.policy("actor")
     milliseconds = [1e3 * t for t in timed(lambda: [actor.act(frame) for _ in range(20)])]

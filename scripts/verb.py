@@ -95,10 +95,13 @@ class _Run:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from worldmodel import kernels
+
         hydra = HydraConfig.get()
         self.folder = _shorter(Path(hydra.runtime.output_dir))
         sys.argv = self.typed  # a launcher of further processes repeats the command as it was typed
         try:
+            kernels.choose(config.kernels)
             self.job(config, self.folder, list(hydra.overrides.task))
         except Exception as error:
             if hydra.mode == RunMode.MULTIRUN:  # the sweep has to know, and may run in another process

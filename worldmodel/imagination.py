@@ -76,7 +76,7 @@ def imagine(
     belief = memory.belief.repeat_interleave(candidates, 0) if candidates > 1 else memory.belief.contiguous()
     given_steps = policy.transpose(0, 1).contiguous() if given else None
     latents, believed, actions, predictions = [latent], [belief], [], []
-    tail, step = model.belief.begin(memory, rows), step or model.step
+    tail, step = model.belief.begin(memory, rows, horizon), step or model.step
     for t in range(horizon):
         action = given_steps[t] if given else policy(belief, latent)
         if beliefs != "before" or t < horizon - 1:

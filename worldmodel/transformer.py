@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.kernels.attention import attention, rotary_phases, rotate, shared_prefix_attention
-
-NEVER = -1e9  # a masked score; finite, so that a row with nothing to see gives numbers and not NaN
+from worldmodel.kernels.attention import rotary_phases, score_mask, split_heads
+from worldmodel.kernels.axial_attention import axial_attention
+from worldmodel.kernels.block_causal_attention import block_causal_attention
+from worldmodel.kernels.decode_attention import decode_attention
+from worldmodel.kernels.dispatch import resolve
+from worldmodel.kernels.residual_norm import residual_norm
+from worldmodel.kernels.shared_prefix_attention import shared_prefix_attention, shared_prefix_reference
 
 
 @dataclass
@@ -67,10 +71,10 @@ class Tail:
     step is always the same computation.
 
     Attributes:
-        keys, values: of each layer, `[R, kv_heads, window * N, d]`.
-        valid: `[1 or R, window]` bool, which frames may be seen.
-        place: where the next frame will be written, in place, of no dimensions; None where that would break a gradient
-            or the order matters: then all move up, and the latest comes last.
+        keys, values: of each layer, `[R, kv_heads, F * N, d]`: F = window frames, or as many as will be imagined.
+        valid: `[1 or R, F]` bool, which frames may be seen.
+        place: where the next frame will be written, in place, of no dimensions: the window is a ring. None where that
+            would break a gradient, or gains nothing: then all move up, and the latest comes last.
         past_valid: `[B, S]` bool, which of a shared memory's frames are still in the window; None where C = 1.
         position: time index of the next frame, of no dimensions.
     """
@@ -91,7 +95,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.dim = heads, kv_heads, width // heads
         hidden = -(-width * 2 // 32) * 32  # SwiGLU has three matrices: 2x is the cost of a 3x plain MLP
-        self.sizes = [(heads + kv_heads) * self.dim, kv_heads * self.dim, hidden, hidden]
+        self.sizes = [(heads + 2 * kv_heads) * self.dim, hidden, hidden]
         self.norm = nn.RMSNorm(width)
         self.inward = nn.Linear(width, sum(self.sizes), bias=False)
         self.qk_scale = nn.Parameter(torch.ones(heads + kv_heads, 1))
@@ -99,21 +103,26 @@ class Block(nn.Module):
         self.register_buffer("score_scale", scale[:, None], persistent=False)
         self.outward = nn.Linear(width + hidden, width, bias=False)
 
-    def project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`x [B, S, W]` to normalised, rotated, scaled queries `[B, heads, S, d]`, keys and values
-        `[B, kv_heads, S, d]`, and the MLP's hidden layer `[B, S, hidden]`; `phases [S, 2, d]` are of
-        `rotary_phases`."""
-        query_key, value, gate, up = self.inward(self.norm(x)).split(self.sizes, dim=-1)
-        query_key, value = query_key.unflatten(-1, (-1, self.dim)), value.unflatten(-1, (-1, self.dim))
-        # QK-norm with one learned scale per head (Henry et al. 2020; Dehghani et al. 2023), and 1 / sqrt(d) of the scores.
-        scale = self.qk_scale * self.score_scale
-        query_key = rotate(F.rms_norm(query_key, (self.dim,)) * scale, phases[:, None]).transpose(1, 2)
-        hidden = F.silu(gate) * up
-        return query_key[:, : self.heads], query_key[:, self.heads :], value.transpose(1, 2), hidden
+    @property
+    def scale(self) -> Tensor:
+        """What normalised queries and keys are multiplied by, `[heads + kv_heads]`: one learned number per head, and the
+        scores' 1 / sqrt(d) with the queries'."""
+        return (self.qk_scale * self.score_scale)[:, 0]
 
-    def finish(self, x: Tensor, attended: Tensor, hidden: Tensor) -> Tensor:
-        """The residual of attention `[B, heads, S, d]` and MLP `[B, S, hidden]`."""
-        return x + self.outward(torch.cat([attended.transpose(1, 2).flatten(2), hidden], dim=-1))
+    def open(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """`normed [..., W]` to queries, keys and values in one, `[..., (heads + 2 kv_heads) * d]`, and the MLP's hidden
+        layer `[..., hidden]`."""
+        packed, gate, up = self.inward(normed).split(self.sizes, dim=-1)
+        return packed, F.silu(gate) * up
+
+    def heads_of(self, packed: Tensor, phases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`packed [B, S, ...]` of `open` to normalised, rotated, scaled queries `[B, heads, S, d]`, keys and values
+        `[B, kv_heads, S, d]`."""
+        return split_heads(packed, self.scale, phases, self.heads, self.kv_heads)
+
+    def close(self, attended: Tensor, hidden: Tensor) -> Tensor:
+        """What the block adds to its input, `[..., W]`, from `attended [..., heads * d]` and `hidden [..., hidden]`."""
+        return self.outward(torch.cat([attended, hidden], dim=-1))
 
 
 class BeliefTransformer(nn.Module):
@@ -137,18 +146,36 @@ class BeliefTransformer(nn.Module):
         """
         batch, frames, tokens, width = x.shape
         time = torch.arange(frames, device=x.device)
-        age = time[:, None] - time
-        mask = torch.where((age >= 0) & (age < self.window), 0.0, NEVER)
-        mask = mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
-        if valid is not None:
-            mask = mask + _mask(valid, tokens)[:, None, None]
         phases = rotary_phases(time.repeat_interleave(tokens), self.blocks[0].dim)
         x, cache = x.flatten(1, 2), []
-        for block in self.blocks:
-            query, key, value, hidden = block.project(x, phases)
-            x = block.finish(x, attention(query, key, value, mask), hidden)
+        normed = residual_norm(x, weight=self.blocks[0].norm.weight)[1]
+        for block, norm in zip(self.blocks, self._following_norms(), strict=True):
+            packed, hidden = block.open(normed)
+            if tokens == 1:  # along time alone: normalised and rotated on the way
+                attended, key = axial_attention(
+                    packed[:, :, None],
+                    block.scale,
+                    phases,
+                    block.heads,
+                    block.kv_heads,
+                    "time",
+                    True,
+                    self.window,
+                    valid,
+                )
+                attended, key = attended[:, :, 0], key[:, :, 0].transpose(1, 2)
+                value = packed[..., -block.kv_heads * block.dim :].unflatten(-1, (-1, block.dim)).transpose(1, 2)
+            else:
+                query, key, value = block.heads_of(packed, phases)
+                attended = block_causal_attention(query, key, value, tokens, self.window, valid)
+                attended = attended.transpose(1, 2).flatten(2)
+            x, normed = residual_norm(block.close(attended, hidden), x, weight=norm.weight)
             cache.append((key, value))
-        return self.norm(x).view(batch, frames, tokens, width), cache
+        return normed.view(batch, frames, tokens, width), cache
+
+    def _following_norms(self) -> list[nn.Module]:
+        """What normalises each block's result: the next block's norm, the last one's the transformer's own."""
+        return [block.norm for block in self.blocks[1:]] + [self.norm]
 
     def remember(
         self, cache: list[tuple[Tensor, Tensor]], latents: Tensor, beliefs: Tensor, valid: Tensor | None = None
@@ -165,19 +192,24 @@ class BeliefTransformer(nn.Module):
         position = torch.full((), frames, device=latents.device)
         return Memory(keys, values, _latest(valid, size, 1), position, latents[:, -1], beliefs[:, -1])
 
-    def begin(self, memory: Memory, rows: int) -> Tail:
-        """What `rows` = B x C rows start from."""
+    def begin(self, memory: Memory, rows: int, steps: int | None = None) -> Tail:
+        """What `rows` = B x C rows start from, that will take `steps` of them (unknown when None)."""
         batch = memory.valid.shape[0]
         if rows == batch:
             keys, values = (
                 [_latest(entry, self.window * memory.latent.shape[1], 2) for entry in entries]
                 for entries in (memory.keys, memory.values)
             )
-            return Tail(keys, values, _latest(memory.valid, self.window, 1), None, None, memory.position)
+            ring = not torch.is_grad_enabled() and resolve(memory.keys) != "torch"
+            place = (
+                torch.zeros_like(memory.position) if ring else None
+            )  # the oldest of `window` frames, which none has seen
+            return Tail(keys, values, _latest(memory.valid, self.window, 1), place, None, memory.position)
         layers, _, kv_heads, _, dim = memory.keys.shape
-        shape = (rows, kv_heads, self.window * memory.latent.shape[1], dim)
+        frames = min(self.window, steps or self.window)
+        shape = (rows, kv_heads, frames * memory.latent.shape[1], dim)
         keys, values = ([memory.keys.new_zeros(shape) for _ in range(layers)] for _ in range(2))
-        unseen = memory.valid.new_zeros(1, self.window)
+        unseen = memory.valid.new_zeros(1, frames)
         place = None if torch.is_grad_enabled() else torch.zeros_like(memory.position)
         past_valid = memory.valid.clone(memory_format=torch.contiguous_format)
         return Tail(keys, values, unseen, place, past_valid, memory.position)
@@ -193,48 +225,58 @@ class BeliefTransformer(nn.Module):
         Returns:
             beliefs `[B * C, N, W]` and the tail with the new frame.
         """
-        tokens = x.shape[1]
+        tokens, place = x.shape[1], tail.place
         phases = rotary_phases(tail.position.expand(tokens), self.blocks[0].dim)
-        place = tail.place
         if place is None:
             valid = torch.cat([tail.valid[:, 1:], torch.ones_like(tail.valid[:, :1])], 1)
         else:
-            valid = tail.valid | (torch.arange(self.window, device=x.device) == place)
-            entries = place * tokens + torch.arange(tokens, device=x.device)
-            place = (place + 1) % self.window
-        mask = _mask(valid, tokens)
-        past_valid = tail.past_valid
-        past_mask = None if past_valid is None else _mask(past_valid, tokens)
+            valid = tail.valid | (torch.arange(tail.valid.shape[1], device=x.device) == place)
+        normed = residual_norm(x, weight=self.blocks[0].norm.weight)[1]
         keys, values = [], []
-        for layer, block in enumerate(self.blocks):
-            query, key, value, hidden = block.project(x, phases)
-            if place is None:
-                key = torch.cat([tail.keys[layer][:, :, tokens:], key], dim=2)
-                value = torch.cat([tail.values[layer][:, :, tokens:], value], dim=2)
-            else:
-                key = tail.keys[layer].index_copy_(2, entries, key)
-                value = tail.values[layer].index_copy_(2, entries, value)
+        for layer, (block, norm) in enumerate(zip(self.blocks, self._following_norms(), strict=True)):
+            packed, hidden = block.open(normed)
+            query, key, value = block.heads_of(packed, phases)
+            attended, key, value = self._attend(query, key, value, memory, tail, layer, valid)
             keys.append(key)
             values.append(value)
-            if past_mask is None:
-                attended = attention(query, key, value, mask[:, None, None])
-            else:
-                past = memory.keys[layer], memory.values[layer]
-                attended = shared_prefix_attention(query, *past, key, value, past_mask, mask)
-            x = block.finish(x, attended, hidden)
+            x, normed = residual_norm(block.close(attended.transpose(1, 2).flatten(2), hidden), x, weight=norm.weight)
+        past_valid = tail.past_valid
         if past_valid is not None:  # the oldest frame that this one saw is out of the next one's window
             oldest = torch.arange(past_valid.shape[1], device=x.device) <= valid.sum() - 1
             past_valid = past_valid & ~oldest
-        return self.norm(x), Tail(keys, values, valid, place, past_valid, tail.position + 1)
+        if place is not None:
+            place = (place + 1) % valid.shape[1]
+        return normed, Tail(keys, values, valid, place, past_valid, tail.position + 1)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, memory: Memory, tail: Tail, layer: int, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention of one layer's new frame, and the layer's keys and values with it."""
+        tokens, keys, values = query.shape[2], tail.keys[layer], tail.values[layer]
+        past = memory.keys[layer], memory.values[layer]
+        if tail.place is None:
+            keys = torch.cat([keys[:, :, tokens:], key], dim=2)
+            values = torch.cat([values[:, :, tokens:], value], dim=2)
+            if tail.past_valid is None:
+                return block_causal_attention(query, keys, values, tokens, valid=valid), keys, values
+            masks = (score_mask(seen, tokens, query.dtype) for seen in (tail.past_valid, valid))
+            return shared_prefix_reference(query, *past, keys, values, *masks), keys, values
+        own = query, key, value, keys, values, tail.place, valid
+        if tail.past_valid is None:
+            return decode_attention(*own), keys, values
+        return shared_prefix_attention(*own, *past, tail.past_valid), keys, values
 
     def append(self, memory: Memory, tail: Tail, latent: Tensor, belief: Tensor) -> Memory:
         """The memory with one extended frame made part of it (C = 1)."""
-        size = self.window - 1
-        keys, values = (
-            torch.stack([_latest(entry, size * latent.shape[1], 2) for entry in entries])
-            for entries in (tail.keys, tail.values)
-        )
-        return Memory(keys, values, _latest(tail.valid, size, 1), tail.position, latent, belief)
+        tokens, size = latent.shape[1], self.window - 1
+        keys, values, valid = tail.keys, tail.values, tail.valid
+        if tail.place is not None:  # unroll the ring: its oldest frame comes first
+            frames = (tail.place + torch.arange(self.window, device=latent.device)) % self.window
+            entries = (frames[:, None] * tokens + torch.arange(tokens, device=latent.device)).flatten()
+            keys, values = ([entry[:, :, entries] for entry in each] for each in (keys, values))
+            valid = valid[:, frames]
+        keys, values = (torch.stack([_latest(entry, size * tokens, 2) for entry in each]) for each in (keys, values))
+        return Memory(keys, values, _latest(valid, size, 1), tail.position, latent, belief)
 
     def empty(self, rows: int, tokens: int, latent_dim: int) -> Memory:
         """The memory of `rows` rows that have seen nothing."""
@@ -249,12 +291,6 @@ class BeliefTransformer(nn.Module):
             weight.new_zeros(rows, tokens, latent_dim),
             weight.new_zeros(rows, tokens, weight.shape[0]),
         )
-
-
-def _mask(valid: Tensor, tokens: int) -> Tensor:
-    """What to add to the scores of frames `valid [B, S]`: `[B, S * tokens]`."""
-    mask = torch.where(valid, 0.0, NEVER)
-    return mask if tokens == 1 else mask.repeat_interleave(tokens, 1)
 
 
 def _latest(entries: Tensor, size: int, dim: int) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.kernels.residual_norm import residual_norm
+
 
 @dataclass
 class Prediction:
@@ -42,9 +44,9 @@ class ConditionedHeads(nn.Module):
         """`features [R, F]` and `action [R, A]` to `[E, R, out]`; zero before training."""
         x = self.first(features)
         scale, shift = self.modulation(action).chunk(2, dim=-1)
-        x = F.silu(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale))
+        x = F.silu(residual_norm(x, scale=scale, shift=shift, center=True)[1])
         x = self.second(x).unflatten(-1, (self.members, self.each))
-        x = F.silu(F.layer_norm(x, (self.each,))).transpose(0, 1).contiguous()
+        x = F.silu(residual_norm(x, center=True)[1]).transpose(0, 1).contiguous()
         return torch.bmm(x, self.last) + self.last_bias
 
 

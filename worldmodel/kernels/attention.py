@@ -1,9 +1,13 @@
-"""Attention as the world model needs it: over a window of frames, and over a history shared by many candidates."""
+"""Attention in plain torch: what the operations' references are made of, and what runs on CPU."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+NEVER = -1e9  # a masked score; finite, so that a row with nothing to see gives numbers and not NaN
+QK_NORM_EPS = torch.finfo(torch.float32).eps  # whatever the format
 
 
 def rotary_phases(position: Tensor, dim: int, base: float = 100.0) -> Tensor:
@@ -23,6 +27,34 @@ def rotate(x: Tensor, phases: Tensor) -> Tensor:
     return torch.addcmul(x * phases[..., 0, :], swapped, phases[..., 1, :])
 
 
+def split_heads(
+    packed: Tensor, scale: Tensor, phases: Tensor, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values out of one projection, with QK-norm (Henry et al. 2020; Dehghani et al. 2023) and rotary
+    positions.
+
+    Args:
+        packed: `[B, S, C]`, whose columns are `heads` queries, `kv_heads` keys and `kv_heads` values of d numbers.
+        scale: `[heads + kv_heads]`, of the normalised queries (with 1 / sqrt(d) of the scores) and keys.
+        phases: `[S, 2, d]` of `rotary_phases`.
+
+    Returns:
+        `[B, heads, S, d]`, `[B, kv_heads, S, d]` and `[B, kv_heads, S, d]`, in packed's format.
+    """
+    dim = phases.shape[-1]
+    query_key, value = packed.unflatten(-1, (-1, dim)).split([heads + kv_heads, kv_heads], dim=-2)
+    exact = torch.promote_types(packed.dtype, torch.float32)
+    normed = F.rms_norm(query_key.to(exact), (dim,), eps=QK_NORM_EPS) * scale[:, None]
+    query_key = rotate(normed, phases[:, None]).to(packed.dtype).transpose(1, 2)
+    return query_key[:, :heads], query_key[:, heads:], value.transpose(1, 2)
+
+
+def score_mask(seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    """What to add to scores for the keys of frames that are `seen [..., S]` or not: `[..., S * tokens]`."""
+    mask = torch.where(seen, 0.0, max(NEVER, torch.finfo(dtype).min)).to(dtype)
+    return mask if tokens == 1 else mask.repeat_interleave(tokens, -1)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Grouped-query attention as matmul, softmax, matmul: on CPU several times faster than
     `scaled_dot_product_attention` at a world model's lengths, backward included.
@@ -39,60 +71,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     kv_heads = key.shape[1]
     groups = heads // kv_heads
     query = query.reshape(batch, kv_heads, groups * length, dim)
-    scores = _scores(query, key, length)
+    scores = scores_of(query, key, length)
     if mask is not None:
         scores = scores + (mask if mask.shape[2] == 1 else mask.repeat(1, 1, groups, 1))
-    return _averages(scores.softmax(-1), value, length).reshape(batch, heads, length, dim)
+    return averages_of(scores.softmax(-1).to(value.dtype), value, length).reshape(batch, heads, length, dim)
 
 
-def shared_prefix_attention(
-    query: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_mask: Tensor,
-    mask: Tensor,
-) -> Tensor:
-    """Attention of B x C candidates over a history that the C candidates of a row share, and their own steps.
-
-    The prefix is read in place, never copied per candidate.
-
-    Args:
-        query: `[B * C, G * K, S, d]`, scaled already; rows of one history side by side.
-        prefix_key, prefix_value: `[B, K, P, d]`, the shared history.
-        key, value: `[B * C, K, M, d]`, each candidate's own steps.
-        prefix_mask: added to the prefix's scores, `[B, P]`.
-        mask: added to the scores of the own steps, `[1, M]`.
-
-    Returns:
-        `[B * C, G * K, S, d]`.
-    """
-    rows, heads, length, dim = query.shape
-    batch, kv_heads, prefix = prefix_key.shape[:3]
-    candidates, queries = rows // batch, heads // kv_heads * length
-    query = query.reshape(rows, kv_heads, queries, dim)
-    own = _scores(query, key, length) + mask
-    if length == 1 and query.device.type == "cpu":
-        split = query.unflatten(0, (batch, candidates))
-        past = (split[:, :, :, :, None] * prefix_key[:, None, :, None]).sum(-1) + prefix_mask[:, None, None, None]
-        past = past.flatten(0, 1)
-        weights = torch.cat([past, own], dim=-1).softmax(-1)
-        past, own = weights.split([prefix, own.shape[-1]], dim=-1)
-        past = (past.unflatten(0, (batch, candidates))[..., None] * prefix_value[:, None, :, None]).sum(4).flatten(0, 1)
-    else:
-        # Candidates become queries of their history: [B, K, C * queries, d].
-        grouped = query.unflatten(0, (batch, candidates)).transpose(1, 2).flatten(2, 3)
-        past = grouped @ prefix_key.transpose(-1, -2) + prefix_mask[:, None, None]
-        past = past.unflatten(2, (candidates, queries)).transpose(1, 2).flatten(0, 1)
-        weights = torch.cat([past, own], dim=-1).softmax(-1)
-        past, own = weights.split([prefix, own.shape[-1]], dim=-1)
-        past = past.unflatten(0, (batch, candidates)).transpose(1, 2).flatten(2, 3) @ prefix_value
-        past = past.unflatten(2, (candidates, queries)).transpose(1, 2).flatten(0, 1)
-    return (past + _averages(own, value, length)).reshape(rows, heads, length, dim)
-
-
-def _scores(query: Tensor, key: Tensor, length: int) -> Tensor:
+def scores_of(query: Tensor, key: Tensor, length: int) -> Tensor:
     """`[B, K, Q, d]` and `[B, K, M, d]` to `[B, K, Q, M]`. For one token a row, thousands of tiny products: they are
     faster as one multiplication and a sum, which a compiler fuses."""
     if length == 1 and query.device.type == "cpu":
@@ -100,7 +85,7 @@ def _scores(query: Tensor, key: Tensor, length: int) -> Tensor:
     return query @ key.transpose(-1, -2)
 
 
-def _averages(weights: Tensor, value: Tensor, length: int) -> Tensor:
+def averages_of(weights: Tensor, value: Tensor, length: int) -> Tensor:
     """`[B, K, Q, M]` and `[B, K, M, d]` to `[B, K, Q, d]`."""
     if length == 1 and weights.device.type == "cpu":
         return (weights[..., None] * value[:, :, None]).sum(3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
@@ -17,6 +17,7 @@ _LOWEST_CAPABILITY = 8  # bfloat16 in tensor cores, asynchronous copies
 _chosen: Backend = "auto"
 _architecture: int | None = None
 Entry = TypeVar("Entry")
+Function = TypeVar("Function", bound=Callable)
 
 
 def choose(backend: Backend) -> None:
@@ -55,8 +56,8 @@ def chosen(backend: Backend) -> Iterator[None]:
 def resolve(tensor: Tensor, backend: Backend | None = None) -> Backend:
     """`triton`, `torch` or `interpret`, for an operation on `tensor`.
 
-    An explicit choice that cannot be had raises; `auto` falls back. It is made in Python before the operation, so that a
-    compiler sees plain torch on CPU, and nothing imports triton there.
+    An explicit choice that cannot be had raises; `auto` falls back. It is made in Python before the operation, so that
+    a compiler sees plain torch on CPU, and nothing imports triton there.
 
     Raises:
         RuntimeError: `backend`, or what `choose` set, cannot run on this tensor.
@@ -72,7 +73,10 @@ def resolve(tensor: Tensor, backend: Backend | None = None) -> Backend:
     elif not tensor.is_cuda:
         raise RuntimeError(f"kernels=triton needs tensors on a CUDA GPU, got {tensor.device}: use kernels=auto")
     elif tensor.dtype not in _FORMATS:
-        raise RuntimeError(f"kernels=triton takes float16, bfloat16 and float32, got {tensor.dtype}")
+        raise RuntimeError(f"kernels=triton takes float16, bfloat16 and float32, got {tensor.dtype}: use kernels=auto")
+    elif _capability(tensor.device.index or 0) < 10 * _LOWEST_CAPABILITY:
+        raise RuntimeError(f"kernels=triton needs a GPU of compute capability {_LOWEST_CAPABILITY}.0: use kernels=auto")
+    _require_triton(backend)
     return backend
 
 
@@ -102,13 +106,19 @@ def for_architecture(table: Mapping[int, Entry], device: torch.device) -> Entry:
     return table[max((number for number in table if number <= have), default=min(table))]
 
 
-@torch.compiler.assume_constant_result
+def _constant_in_graphs(function: Function) -> Function:
+    """What `torch.compiler.assume_constant_result` does, which would import torch._dynamo, and with it triton."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_constant_in_graphs
 def _device_runs_triton(index: int) -> bool:
     has_triton = importlib.util.find_spec("triton") is not None
     return has_triton and not _interpreting() and _capability(index) >= 10 * _LOWEST_CAPABILITY
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _capability(index: int) -> int:
     major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
@@ -118,6 +128,7 @@ def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@_constant_in_graphs
 def _require_triton(backend: str) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError(f"kernels={backend} needs triton: pip install triton (Linux), or use kernels=auto")
@@ -127,7 +138,7 @@ def _require_triton(backend: str) -> None:
 
 
 def accumulator(dtype: torch.dtype) -> Any:
-    """The Triton type that sums of `dtype` are kept in: float32; float64 for float64, which only the interpreter gets."""
+    """The Triton type to keep sums of `dtype` in: float32; float64 for float64, which only the interpreter gets."""
     import triton.language as tl
 
     return tl.float64 if dtype == torch.float64 else tl.float32

@@ -131,9 +131,7 @@ def _forward(rewards: Tensor, continues: Tensor, values: Tensor, discount: float
     rewards, continues, values = (x.contiguous() for x in (rewards, continues, values))
     returns = torch.empty_like(rewards)
     grid, options = _options(rewards)
-    lambda_return_forward.launch(
-        grid, rewards, continues, values, returns, len(rewards), discount, trace, **options
-    )
+    lambda_return_forward.launch(grid, rewards, continues, values, returns, len(rewards), discount, trace, **options)
     return returns
 
 
