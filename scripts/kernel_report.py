@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _process(only: Sequence[str] | None, architectures: Sequence[int], interpret
     command += ["--only", *only] if only is not None else []
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpret else "0", "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -135,12 +136,19 @@ def count(only: Sequence[str] | None, architectures: Iterable[int]) -> dict[str,
             key = tuple(layout)
             if key not in known:  # architectures often have the same tiles
                 torch.manual_seed(0)
-                with strict(bounds=False, poison=False, races=False) as counters, compiling_for(number):
-                    with Calls(lambda: (counters.load_bytes + counters.store_bytes, counters.flops)) as calls:
-                        _run(name, case, case.few)
+                with (
+                    compiling_for(number),
+                    strict(bounds=False, poison=False, races=False) as counters,
+                    Calls(partial(_counted, counters)) as calls,
+                ):
+                    _run(name, case, case.few)
                 known[key] = {call.operation: _traffic(call, case) for call in calls.calls}
             cases.setdefault(name, {})[str(number)] = {"operations": known[key]}
     return {"triton": triton.__version__, "cases": cases}
+
+
+def _counted(counters: Any) -> tuple[int, int]:
+    return counters.load_bytes + counters.store_bytes, counters.flops
 
 
 def _run(name: str, case: Any, rows: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,72 +21,59 @@ Axis = Literal["time", "space"]
 EPS = torch.finfo(torch.float32).eps  # of QK-norm, in every format
 LONGEST = {2: 64, 4: 32}  # positions, by the bytes of a number: more do not fit into the registers of the backward
 WIDEST = 64  # numbers of a head, for the same reason
-INT32_REACH = 2**31  # elements
-
-_CONFIGS = {
-    ("forward", 2, 16): {"num_warps": 1, "num_stages": 2},
-    ("forward", 2, 32): {"num_warps": 2, "num_stages": 2},
-    ("forward", 2, 64): {"num_warps": 8, "num_stages": 2},
-    ("forward", 4, 16): {"num_warps": 2, "num_stages": 2},
-    ("forward", 4, 32): {"num_warps": 8, "num_stages": 2},
-    ("backward", 2, 16): {"num_warps": 2, "num_stages": 2, "maxnreg": 200},
-    ("backward", 2, 64): {"num_warps": 8, "num_stages": 1},
-    ("backward", 4, 16): {"num_warps": 4, "num_stages": 1},
-    ("backward", 4, 32): {"num_warps": 8, "num_stages": 1},
+CONFIGS = {
+    80: {
+        ("forward", 2, 16): {"num_warps": 1, "num_stages": 2},
+        ("forward", 2, 32): {"num_warps": 2, "num_stages": 2},
+        ("forward", 2, 64): {"num_warps": 8, "num_stages": 2},
+        ("forward", 4, 16): {"num_warps": 2, "num_stages": 2},
+        ("forward", 4, 32): {"num_warps": 8, "num_stages": 2},
+        ("backward", 2, 16): {"num_warps": 2, "num_stages": 2, "maxnreg": 200},
+        ("backward", 2, 64): {"num_warps": 8, "num_stages": 1},  # for 32 too: eight warps divide a tile of 64 alone
+        ("backward", 4, 16): {"num_warps": 4, "num_stages": 1},
+        ("backward", 4, 32): {"num_warps": 8, "num_stages": 1},
+    }
 }
-CONFIGS = {80: _CONFIGS, 90: _CONFIGS, 100: _CONFIGS}
-"""By the bytes of a number and the positions of a tile: so few warps that many programs are on a multiprocessor, whose
-loads hide each other's latency, and no fewer than keep everything in registers."""
+"""By pass, bytes of a number and positions of a tile: the fewest warps that keep it in registers, on newer GPUs too,
+since many small programs hide each other's waiting; and two stages, which load for the next head, where they fit."""
 
 
 def axial_attention(
-    packed: Tensor,
-    scale: Tensor,
-    phases: Tensor,
-    heads: int,
-    kv_heads: int,
-    axis: Axis,
-    causal: bool,
-    window: int | None = None,
-    valid: Tensor | None = None,
-    backend: Backend | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Grouped-query attention along one axis with QK-norm (Henry et al. 2020; Dehghani et al. 2023) and rotary positions
-    (Su et al. 2021), of what a linear layer made: the kernel reads it in place, and nothing is transposed.
+    packed: Tensor, scale: Tensor, phases: Tensor, heads: int, kv_heads: int, axis: Axis, causal: bool,
+    window: int | None = None, valid: Tensor | None = None, backend: Backend | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Grouped-query attention along one axis with QK-norm (Henry et al. 2020; Dehghani et al. 2023) and rotary
+    positions (Su et al. 2021), of what a linear layer made: the kernel reads it in place, and nothing is transposed.
 
     Args:
-        packed: `[B, T, N, C]`, of any strides but the last; its first columns are `heads` queries, `kv_heads` keys and
-            `kv_heads` values of d numbers each. Head k * G + g, with G = heads / kv_heads, reads key head k.
+        packed: `[B, T, N, C]`, of any strides; its first columns are `heads` queries, `kv_heads` keys and `kv_heads`
+            values of d numbers each. Head k * G + g, with G = heads / kv_heads, reads key head k.
         scale: `[heads + kv_heads]`, of the normalised queries and keys; 1 / sqrt(d) is part of the queries'.
         phases: `[S, 2, d]` of `rotary_phases`, of the S positions along the axis; without a gradient.
-        heads: of the queries.
-        kv_heads: of the keys and values.
+        heads, kv_heads: of the queries, and of the keys and values.
         axis: `time`, a sequence of S = T for each token of a row; `space`, one of S = N for each frame.
         causal: position j sees i <= j only.
-        window: position j sees i with j - i < window only; all if None.
+        window: and j - i < window only; all if None.
         valid: `[B, T]` bool, frames that may be seen, along `time`; all if None.
         backend: see `worldmodel.kernels.choose`.
 
     Returns:
-        `[B, T, N, heads * d]`, without meaning (but finite) where a position sees nothing; and the normalised, scaled,
+        `[B, T, N, heads * d]`, finite but without meaning where a position sees nothing; and the normalised, scaled,
         rotated keys, `[B, T, N, kv_heads, d]`, for a cache.
 
     Raises:
-        ValueError: the arguments do not go together; or a kernel was chosen explicitly, and these sequences or heads
-            are too long for it (`auto` takes plain torch then).
+        ValueError: the arguments do not go together; or a kernel was chosen explicitly, and the sequences or heads are
+            too long for it (`auto` takes plain torch then).
     """
-    dim, length = phases.shape[-1], packed.shape[1 if axis == "time" else 2]
+    (*_, length), dim = _ordered(packed.shape, axis), phases.shape[-1]
     columns = (heads + 2 * kv_heads) * dim
-    if (
-        heads % kv_heads
-        or packed.shape[-1] < columns
-        or len(phases) != length
-        or (valid is not None and axis != "time")
-    ):
+    if heads % kv_heads or packed.shape[-1] < columns or len(phases) != length:
         raise ValueError(
-            f"packed {tuple(packed.shape)}, phases {tuple(phases.shape)}, {heads} heads, {kv_heads} key heads and "
-            f"{'no ' if valid is None else ''}valid frames do not go together along {axis}"
+            f"{heads} heads and {kv_heads} key heads of packed {tuple(packed.shape)} do not go with phases "
+            f"{tuple(phases.shape)} along {axis}"
         )
+    if valid is not None and axis != "time":
+        raise ValueError("valid is of frames: axis must be time")
     packed = packed[..., :columns] if packed.shape[-1] > columns else packed
     arguments = packed, scale, phases, heads, kv_heads, axis, causal, window, valid
     automatic = (backend or dispatch._chosen) == "auto"
@@ -94,22 +82,20 @@ def axial_attention(
     return torch.ops.worldmodel.axial_attention(*arguments)
 
 
+def _ordered(of: Sequence[int], axis: Axis) -> tuple[int, int, int]:
+    """The sizes or strides of the batch, of the sequences of one of its rows, and of the positions of a sequence."""
+    return (of[0], of[2], of[1]) if axis == "time" else (of[0], of[1], of[2])
+
+
 def fits(length: int, dim: int, dtype: torch.dtype) -> bool:
     """Whether the kernels take sequences of `length` positions and heads of `dim` numbers."""
     return length <= LONGEST[min(dtype.itemsize, 4)] and dim <= WIDEST
 
 
 def axial_attention_reference(
-    packed: Tensor,
-    scale: Tensor,
-    phases: Tensor,
-    heads: int,
-    kv_heads: int,
-    axis: Axis,
-    causal: bool,
-    window: int | None = None,
-    valid: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    packed: Tensor, scale: Tensor, phases: Tensor, heads: int, kv_heads: int, axis: Axis, causal: bool,
+    window: int | None = None, valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same in plain torch."""
     batch, frames, tokens, _ = packed.shape
     dim, dtype = phases.shape[-1], packed.dtype
@@ -160,9 +146,9 @@ def _store(Place, offset, inside, first, second, D: tl.constexpr, BLOCK_HALF: tl
 @part
 def _load_phases(Phases, row, inside, D: tl.constexpr, BLOCK_HALF: tl.constexpr, ACC: tl.constexpr):
     """Cosines and sines of the first halves; the second ones repeat them."""
-    cosine, _ = _load(Phases, row * 2 * D, inside, D, BLOCK_HALF)
-    _, sine = _load(Phases, row * 2 * D + D, inside, D, BLOCK_HALF)
-    return cosine.to(ACC), sine.to(ACC)
+    column = tl.arange(0, BLOCK_HALF)[:, None]
+    place, inside = Phases + row * 2 * D + column, inside & (column < D // 2)
+    return tl.load(place, mask=inside, other=0.0).to(ACC), tl.load(place + D + D // 2, mask=inside, other=0.0).to(ACC)
 
 
 @part
@@ -180,9 +166,7 @@ def _project(x1, x2, scale, cosine, sine, EPS: tl.constexpr, D: tl.constexpr, AC
 
 
 @part
-def _project_back(
-    gradient1, gradient2, x1, x2, factor, scale, cosine, sine, D: tl.constexpr, ACC: tl.constexpr
-):  # fmt: skip
+def _project_back(gradient1, gradient2, x1, x2, factor, scale, cosine, sine, D: tl.constexpr, ACC: tl.constexpr):
     """The gradients of what `_project` took, that of the scale summed up."""
     first, second = x1.to(ACC), x2.to(ACC)
     gradient1, gradient2 = _turn(gradient1, gradient2, cosine, -sine)
@@ -193,9 +177,7 @@ def _project_back(
 
 
 @part
-def _seen(
-    position, length, Valid, inside, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_VALID: tl.constexpr
-):  # fmt: skip
+def _seen(position, length, Valid, inside, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_VALID: tl.constexpr):
     """Which keys each query sees, `[keys, queries]` or broadcast to it; `Valid` is of the sequence's frames."""
     query, key = position[None, :], position[:, None]
     seen = key <= query if CAUSAL else key < length
@@ -233,9 +215,7 @@ def axial_attention_forward(
     key_scale = tl.load(Scale + heads + kv_head).to(ACC)
     for index in tl.static_range(SEQUENCES):
         sequence = tl.program_id(0) * SEQUENCES + index
-        inside = row < length
-        if SEQUENCES > 1:
-            inside = inside & (sequence < sequences)
+        inside = (row < length) & (sequence < sequences)
         outer, other = (sequence // inner).to(tl.int64), (sequence % inner).to(tl.int64)
         packed = Packed + outer * outer_stride + other * inner_stride
         token = outer * outer_tokens + other * inner_tokens
@@ -259,7 +239,7 @@ def axial_attention_forward(
 
 @kernel
 def axial_attention_backward(
-    Gradient, KeysGradient, Packed, Scale, Phases, Valid, PackedGradient, ScaleGradients, sequences, inner, length,
+    Gradient, KeysGradient, Packed, Scale, Phases, Valid, PackedGradient, ScaleGradients, inner, length,
     outer_above, inner_above, above, outer_stride, inner_stride, stride, outer_tokens, inner_tokens, tokens,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_HALF: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, HAS_VALID: tl.constexpr, FAR: tl.constexpr,
@@ -314,51 +294,31 @@ def axial_attention_backward(
     if GROUP > 1:  # a second read takes fewer registers than to keep it; beside a single query it is too many bytes
         key_x1, key_x2 = _load(packed_key, row * stride, inside, D, BLOCK_HALF)
         _, _, key_factor = _project(key_x1, key_x2, key_scale, cosine, sine, EPS, D, ACC)
-    key_gradient1, key_gradient2, share = _project_back(
-        key_gradient1, key_gradient2, key_x1, key_x2, key_factor, key_scale, cosine, sine, D, ACC
-    )
+    below1, below2 = key_gradient1, key_gradient2
+    below1, below2, share = _project_back(below1, below2, key_x1, key_x2, key_factor, key_scale, cosine, sine, D, ACC)
     result += (heads + kv_head) * D
-    _store(result, row * (tokens * width), inside, key_gradient1, key_gradient2, D, BLOCK_HALF)
+    _store(result, row * (tokens * width), inside, below1, below2, D, BLOCK_HALF)
     result += kv_heads * D
     _store(result, row * (tokens * width), inside, value_gradient1, value_gradient2, D, BLOCK_HALF)
     tl.store(scale_gradients + heads + kv_head, share)
 
 
-def _strides(x: Tensor, axis: Axis) -> tuple[int, int, int]:
-    """Of the batch, from one sequence of a row of it to the next, and along a sequence."""
-    batch, frame, token = x.stride()[:3]
-    return (batch, token, frame) if axis == "time" else (batch, frame, token)
-
-
-def _sizes(packed: Tensor, axis: Axis) -> tuple[int, int, int]:
-    """Sequences, sequences of a row of the batch, and positions of one."""
-    batch, frames, tokens, _ = packed.shape
-    return (batch * tokens, tokens, frames) if axis == "time" else (batch * frames, frames, tokens)
-
-
-def _options(
-    which: Literal["forward", "backward"], strided: list[Tensor], phases: Tensor, heads: int, kv_heads: int, axis: Axis,
-    causal: bool, window: int | None, valid: Tensor | None,
-) -> dict:  # fmt: skip
-    """Constexpr arguments; `strided` are all the tensors `[B, T, N, ...]`, packed first."""
-    packed, length, dim = strided[0], len(phases), phases.shape[-1]
+def _options(which: str, strided: list[Tensor], axis: Axis, dim: int) -> dict:
+    """Sizes of the tiles for `strided`, all the tensors `[B, T, N, ...]`, packed first; and their number formats."""
+    packed, length = strided[0], _ordered(strided[0].shape, axis)[2]
+    configs, size = for_architecture(CONFIGS, packed.device), min(packed.itemsize, 4)
     if not fits(length, dim, packed.dtype):
         raise ValueError(
-            f"the kernels of axial attention take {LONGEST[min(packed.itemsize, 4)]} positions of {packed.dtype} and "
-            f"{WIDEST} numbers a head, got {length} and {dim}: use kernels=auto or kernels=torch"
+            f"the kernels of axial attention take {LONGEST[size]} positions of {packed.dtype} and {WIDEST} numbers a "
+            f"head, got {length} and {dim}: use kernels=auto or kernels=torch"
         )
-    configs, size = for_architecture(CONFIGS, packed.device), min(packed.itemsize, 4)
     block = min(block for name, bytes_, block in configs if (name, bytes_) == (which, size) and block >= length)
-    reach = max((length - 1) * abs(_strides(x, axis)[2]) + x[0, 0, 0].numel() for x in strided)
+    reach = max((length - 1) * _ordered(x.stride(), axis)[2] + x.shape[3:].numel() for x in strided)
     return {
-        "GROUP": heads // kv_heads,
         "D": dim,
         "BLOCK_S": block,
         "BLOCK_HALF": max(16, 1 << (dim // 2 - 1).bit_length()),
-        "CAUSAL": causal,
-        "WINDOW": window or 0,
-        "HAS_VALID": valid is not None,
-        "FAR": reach >= INT32_REACH,
+        "FAR": reach >= 2**31,
         "EPS": EPS,
         "PRECISION": dot_precision(packed.dtype),
         "ACC": accumulator(packed.dtype),
@@ -366,51 +326,44 @@ def _options(
     }
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def _forward(packed, scale, phases, heads, kv_heads, axis, causal, window, valid):
-    packed, phases, dim = _rows(packed), phases.contiguous(), phases.shape[-1]
+    packed, dim = packed if packed.stride(-1) == 1 else packed.contiguous(), phases.shape[-1]
     attended = packed.new_empty(*packed.shape[:3], heads * dim)
     keys = packed.new_empty(*packed.shape[:3], kv_heads, dim)
-    options = _options("forward", [packed, attended], phases, heads, kv_heads, axis, causal, window, valid)
-    sizes = _sizes(packed, axis)
     # Phases are as many bytes as two keys: where a key has a single query, two sequences share them.
     together = 2 if heads == kv_heads else 1
+    batch, others, length = _ordered(packed.shape, axis)
     axial_attention_forward.launch(
-        (-(-sizes[0] // together), kv_heads), packed, scale.contiguous(), phases, packed if valid is None else valid.contiguous(),
-        attended, keys, *sizes, *_strides(packed, axis), *(x // (heads * dim) for x in _strides(attended, axis)),
-        SEQUENCES=together, **options,
+        (-(-batch * others // together), kv_heads), packed, scale.contiguous(), phases.contiguous(),
+        packed if valid is None else valid.contiguous(), attended, keys, batch * others, others, length,
+        *_ordered(packed.stride(), axis), *(x // (heads * dim) for x in _ordered(attended.stride(), axis)),
+        GROUP=heads // kv_heads, SEQUENCES=together, CAUSAL=causal, WINDOW=window or 0, HAS_VALID=valid is not None,
+        **_options("forward", [packed, attended], axis, dim),
     )  # fmt: skip
     return attended, keys
 
 
 def _backward(gradient, keys_gradient, packed, scale, phases, heads, kv_heads, axis, causal, window, valid):
-    packed, gradient, phases = _rows(packed), _rows(gradient), phases.contiguous()
+    packed, gradient = (x if x.stride(-1) == 1 else x.contiguous() for x in (packed, gradient))
     packed_gradient = torch.empty_like(packed, memory_format=torch.contiguous_format)
-    sizes, width = _sizes(packed, axis), packed.shape[-1]
-    scale_gradients = scale.new_empty(sizes[0], heads + kv_heads)
-    strided = [packed, gradient, packed_gradient]
-    options = _options("backward", strided, phases, heads, kv_heads, axis, causal, window, valid)
+    batch, others, length = _ordered(packed.shape, axis)
+    scale_gradients = scale.new_empty(batch * others, heads + kv_heads)
     axial_attention_backward.launch(
-        (sizes[0], kv_heads), gradient, packed if keys_gradient is None else keys_gradient.contiguous(), packed,
-        scale.contiguous(), phases, packed if valid is None else valid.contiguous(), packed_gradient, scale_gradients,
-        *sizes, *_strides(gradient, axis), *_strides(packed, axis), *(x // width for x in _strides(packed_gradient, axis)),
-        HAS_KEYS_GRADIENT=keys_gradient is not None, **options,
+        (batch * others, kv_heads), gradient, packed if keys_gradient is None else keys_gradient.contiguous(), packed,
+        scale.contiguous(), phases.contiguous(), packed if valid is None else valid.contiguous(), packed_gradient,
+        scale_gradients, others, length, *_ordered(gradient.stride(), axis), *_ordered(packed.stride(), axis),
+        *(x // packed.shape[-1] for x in _ordered(packed_gradient.stride(), axis)), GROUP=heads // kv_heads,
+        CAUSAL=causal, WINDOW=window or 0, HAS_VALID=valid is not None, HAS_KEYS_GRADIENT=keys_gradient is not None,
+        **_options("backward", [packed, gradient, packed_gradient], axis, phases.shape[-1]),
     )  # fmt: skip
     return packed_gradient, scale_gradients.sum(0)
 
 
-_ARGUMENTS = (
-    "Tensor packed, Tensor scale, Tensor phases, int heads, int kv_heads, str axis, bool causal, int? window, "
-    "Tensor? valid"
-)
-torch.library.define("worldmodel::axial_attention", f"({_ARGUMENTS}) -> (Tensor, Tensor)")
-torch.library.define(
-    "worldmodel::axial_attention_backward",
-    f"(Tensor gradient, Tensor? keys_gradient, {_ARGUMENTS}) -> (Tensor, Tensor)",
-)
+_TAKEN = "Tensor packed, Tensor scale, Tensor phases, int heads, int kv_heads, str axis, bool causal"
+_TAKEN += ", int? window, Tensor? valid"
+_ABOVE = "Tensor gradient, Tensor? keys_gradient"
+torch.library.define("worldmodel::axial_attention", f"({_TAKEN}) -> (Tensor, Tensor)")
+torch.library.define("worldmodel::axial_attention_backward", f"({_ABOVE}, {_TAKEN}) -> (Tensor, Tensor)")
 for _device in ("cuda", "cpu"):
     torch.library.impl("worldmodel::axial_attention", _device, _forward)
     torch.library.impl("worldmodel::axial_attention_backward", _device, _backward)
@@ -418,9 +371,8 @@ for _device in ("cuda", "cpu"):
 
 @torch.library.register_fake("worldmodel::axial_attention")
 def _(packed, scale, phases, heads, kv_heads, axis, causal, window, valid):
-    dim = phases.shape[-1]
-    attended = packed.new_empty(*packed.shape[:3], heads * dim)
-    return attended, packed.new_empty(*packed.shape[:3], kv_heads, dim)
+    rows, dim = packed.shape[:3], phases.shape[-1]
+    return packed.new_empty(*rows, heads * dim), packed.new_empty(*rows, kv_heads, dim)
 
 
 @torch.library.register_fake("worldmodel::axial_attention_backward")

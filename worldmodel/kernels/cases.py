@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -260,18 +260,21 @@ CASES: dict[str, Case] = {
     "residual_norm, large, bfloat16": _residual_norm(LARGE.width, FRAMES * LARGE.tokens, 1),
     "residual_norm, adaptive, bfloat16": _adaptive_norm(1024, 64),
     "residual_norm, gated, bfloat16": _gated_norm(BASE.width, 64),
-    "axial_attention, tiny, time of 32, bfloat16": _axial_attention(TINY, "time", 32, 2),
-    "axial_attention, base, time of 16, bfloat16": _axial_attention(BASE, "time", FRAMES, 1),
-    "axial_attention, large, time of 64, bfloat16": _axial_attention(LARGE, "time", 64, 1),
+    "axial_attention, tiny, time of 32, bfloat16": _axial_attention(TINY, "time", 32, 8),
+    "axial_attention, base, time of 16, bfloat16": _axial_attention(BASE, "time", FRAMES, 2),
+    "axial_attention, base, time of 64, bfloat16": _axial_attention(BASE, "time", 64, 1),
     "axial_attention, large, space of 16, float32": _axial_attention(LARGE, "space", 4, 1, torch.float32),
-    "axial_attention, small, time of 32, float32": _axial_attention(SMALL, "time", 32, 2, torch.float32),
+    "axial_attention, small, time of 32, float32": _axial_attention(SMALL, "time", 32, 8, torch.float32),
     "block_causal_attention, tiny, 16 keys, bfloat16": _block_causal_attention(TINY, FRAMES, 2),
     "block_causal_attention, base, 64 keys, bfloat16": _block_causal_attention(BASE, FRAMES, 1),
-    "block_causal_attention, large, 512 keys, bfloat16": _block_causal_attention(LARGE, 32, 1),
+    "block_causal_attention, large, 256 keys, bfloat16": _block_causal_attention(LARGE, FRAMES, 1),
     "block_causal_attention, small, 16 keys, float32": _block_causal_attention(SMALL, FRAMES, 2, torch.float32),
     "block_causal_attention, base, 128 keys, float32": _block_causal_attention(BASE, 32, 1, torch.float32),
     "block_causal_attention, wide heads, 64 keys, bfloat16": _block_causal_attention(WIDE_HEADS, FRAMES, 1),
     "block_causal_attention, wide heads, 128 keys, bfloat16": _block_causal_attention(WIDE_HEADS, 32, 1),
+    "block_causal_attention, wide heads, 16 keys, float32": _block_causal_attention(
+        replace(WIDE_HEADS, tokens=1), FRAMES, 2, torch.float32
+    ),
     "block_causal_attention, wide heads, 128 keys, float32": _block_causal_attention(WIDE_HEADS, 32, 1, torch.float32),
     "decode_attention, tiny, bfloat16": _decode_attention(TINY, 4),
     "decode_attention, base, bfloat16": _decode_attention(BASE, 2),
