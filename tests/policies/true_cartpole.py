@@ -36,7 +36,7 @@ class TrueCartpole:
 
     def __init__(self):
         self.transition = self
-        self.belief = SimpleNamespace(begin=lambda memory, rows: None)
+        self.belief = SimpleNamespace(begin=lambda memory, rows, steps: None)
         self.reward_scale = torch.ones(())
 
     def memory(self, states: Tensor) -> SimpleNamespace:

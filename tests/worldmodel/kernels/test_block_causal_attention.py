@@ -66,3 +66,37 @@ def test_bits_do_not_depend_on_the_batch_or_the_order_of_programs():
 def test_the_operation_is_registered_as_torch_wants_it():
     query, key, value = (x.float() for x in inputs(1, 2, 1, 8, 8, 16))
     torch.library.opcheck(torch.ops.worldmodel.block_causal_attention.default, (query, key, value, 2, 3, None))
+
+
+def test_it_compiles_as_one_graph_for_any_batch_and_is_exported():
+    def attend(query, key, value):
+        return block_causal_attention(query, key, value, 2, 3, backend="interpret") * 2
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (2, 3):
+        query, key, value = (x.float() for x in inputs(rows, 2, 1, 8, 8, 16))
+        expected = 2 * block_causal_reference(query, key, value, 2, 3)
+        assert torch.allclose(compiled(query, key, value), expected, atol=1e-5)
+
+    class Layer(torch.nn.Module):
+        def forward(self, query, key, value):
+            return attend(query, key, value)
+
+    batch = torch.export.Dim("batch", min=2, max=64)
+    example = tuple(x.float() for x in inputs(2, 2, 1, 8, 8, 16))
+    exported = torch.export.export(Layer(), example, dynamic_shapes=({0: batch},) * 3)
+    query, key, value = (x.float() for x in inputs(5, 2, 1, 8, 8, 16))
+    expected = 2 * block_causal_reference(query, key, value, 2, 3)
+    assert torch.allclose(exported.module()(query, key, value), expected, atol=1e-5)
+
+
+def test_frames_outside_the_window_are_neither_read_nor_multiplied(counters):
+    query, key, value = (x.to(torch.bfloat16) for x in inputs(1, 1, 1, 512, 512, 64))
+    pairs = 16 * 16 * sum(range(1, 33))
+    block_causal_attention(query, key, value, 16, backend="interpret")
+    assert counters.flops <= 1.15 * 4 * pairs * 64
+    everything = counters.load_bytes
+    counters.reset()
+    block_causal_attention(query, key, value, 16, 4, backend="interpret")
+    # Tiles of 64 positions read 15 of the 36 pairs of tiles that the whole past has, and every query once.
+    assert counters.load_bytes < 0.5 * everything
