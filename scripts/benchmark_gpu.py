@@ -7,22 +7,14 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from scripts.contests import CONTESTS, Contest
 from worldmodel.kernels import chosen
-from worldmodel.kernels.attention import rotary_phases
-from worldmodel.kernels.axial_attention import axial_attention
-from worldmodel.kernels.block_causal_attention import block_causal_attention
-from worldmodel.kernels.cases import SHAPES, Shape, compulsory_bytes
-from worldmodel.kernels.decode_attention import decode_attention
-from worldmodel.kernels.lambda_return import lambda_return
-from worldmodel.kernels.residual_norm import residual_norm
-from worldmodel.kernels.shared_prefix_attention import shared_prefix_attention
+from worldmodel.kernels.cases import compulsory_bytes
 from worldmodel.provenance import result_json, write_json
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}  # relative, against float64
@@ -30,31 +22,13 @@ REPEATS, WARM = 30, 5
 MOST_COPIES = 64  # of the inputs, by which they don't stay in the cache from one call to the next
 
 
-@dataclass
-class Contest:
-    """One operation at one shape.
-
-    Attributes:
-        name: of the operation and the shape.
-        operation: our public function, which runs on what `chosen` says.
-        inputs: makes its arguments for a device, a format and so many rows.
-        rows: as many as are timed.
-        backward: whether it has one.
-        flop: additions and multiplications of a row, forward.
-        others: by name, functions of the same arguments that others offer for it.
-    """
-
-    name: str
-    operation: Callable
-    inputs: Callable[[torch.device, torch.dtype, int], tuple]
-    rows: int
-    backward: bool = True
-    flop: int = 0
-    others: dict[str, Callable] = field(default_factory=dict)
-
-
 def measure_gpu(
-    only: Sequence[str] | None, out: Path, command: str, device: str = "cuda", backend: str = "triton"
+    only: Sequence[str] | None,
+    out: Path,
+    command: str,
+    device: str = "cuda",
+    backend: str = "triton",
+    contests: Sequence[Contest] = CONTESTS,
 ) -> int:
     """Measure, print, save `kernels_gpu.json` and `kernels_gpu.png` in `out`.
 
@@ -64,7 +38,7 @@ def measure_gpu(
     device = torch.device(device)
     limits = peaks(device)
     rows = []
-    for contest in CONTESTS:
+    for contest in contests:
         if only and not any(contest.name.startswith(name) for name in only):
             continue
         for dtype in (torch.bfloat16, torch.float32):
@@ -94,6 +68,7 @@ def measure(contest: Contest, device: torch.device, dtype: torch.dtype, backend:
         "error": error,
         "right": error <= TOLERANCE[dtype] and rows_are_alike(contest, device, dtype, backend),
         "milliseconds": {},
+        "failed": {},
     }
     if not row["right"]:
         return row | {"times_as_fast_as_eager": 0.0}
@@ -104,7 +79,12 @@ def measure(contest: Contest, device: torch.device, dtype: torch.dtype, backend:
     contestants |= {name: (function, "torch") for name, function in contest.others.items()}
     for name, (function, how) in contestants.items():
         with chosen(how):
-            row["milliseconds"][name] = milliseconds(lambda x, f=function: step(contest, f, x), copies, device)
+            try:
+                row["milliseconds"][name] = milliseconds(lambda x, f=function: step(contest, f, x), copies, device)
+            except Exception as error:  # another's code on this device: out of memory, or no backward
+                if name in ("kernel", "eager"):
+                    raise
+                row["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
             if name == "kernel":
                 row["peak_bytes"] = peak_memory(lambda x, f=function: step(contest, f, x), inputs, device)
                 if not contest.backward and device.type == "cuda":
@@ -120,17 +100,18 @@ def step(contest: Contest, function: Callable, inputs: tuple) -> list[Tensor]:
     if not contest.backward:
         with torch.no_grad():
             return _tensors(function(*inputs))
-    leaves = [x.detach().requires_grad_() if _differentiable(x) else x for x in inputs]
+    varied = [_real(x) and place not in contest.fixed for place, x in enumerate(inputs)]
+    leaves = [x.detach().requires_grad_() if needs else x for x, needs in zip(inputs, varied, strict=True)]
     outputs = _tensors(function(*leaves))
     outputs = [x for x in outputs if x.requires_grad]
-    wanted = [x for x in leaves if _differentiable(x)]
+    wanted = [x for x, needs in zip(leaves, varied, strict=True) if needs]
     gradients = torch.autograd.grad(outputs, wanted, [torch.ones_like(x) for x in outputs], allow_unused=True)
     return [x.detach() for x in outputs] + [x for x in gradients if x is not None]
 
 
 def relative_error(contest: Contest, inputs: tuple, backend: str) -> float:
     """The largest of outputs and gradients: Frobenius norm against plain torch in float64 on the same numbers."""
-    exact = tuple(x.double() if _differentiable(x) else x for x in inputs)
+    exact = tuple(x.double() if _real(x) else x for x in inputs)
     own = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)  # caches are written to
     with chosen(backend):
         got = step(contest, contest.operation, own)
@@ -271,7 +252,8 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds, forward and backward where there is one")
     axes.invert_yaxis()
-    axes.legend()
+    if names:
+        axes.legend()
     figure.savefig(path)
     pyplot.close(figure)
 
@@ -280,133 +262,5 @@ def _tensors(outputs) -> list[Tensor]:
     return [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(x, Tensor)]
 
 
-def _differentiable(x) -> bool:
+def _real(x) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
-
-
-def _lambda_return() -> Contest:
-    def inputs(device, dtype, rows):
-        return (*(torch.rand(rows, 15 + more, device=device, dtype=dtype) for more in (0, 0, 1)), 0.997, 0.95)
-
-    return Contest("lambda_return of 15 steps", lambda_return, inputs, 4096)
-
-
-def _residual_norm(name: str, shape: Shape) -> Contest:
-    def inputs(device, dtype, rows):
-        x, residual = (torch.randn(rows, 16 * shape.tokens, shape.width, device=device, dtype=dtype) for _ in range(2))
-        return x, residual, None, torch.ones(shape.width, device=device, dtype=dtype)
-
-    return Contest(f"residual_norm at {name}", residual_norm, inputs, 256 // shape.tokens)
-
-
-def _axial_attention(name: str, shape: Shape, frames: int = 16) -> Contest:
-    width = (shape.heads + 2 * shape.kv_heads) * shape.dim
-
-    def inputs(device, dtype, rows):
-        packed = torch.randn(rows, frames, 1, width, device=device, dtype=dtype)
-        scale = torch.full((shape.heads + shape.kv_heads,), 0.5, device=device)
-        phases = rotary_phases(torch.arange(frames, device=device), shape.dim)
-        return packed, scale, phases, shape.heads, shape.kv_heads, "time", True, shape.window
-
-    flop = 4 * frames * frames * shape.width
-    return Contest(f"axial_attention at {name}, {frames} frames", axial_attention, inputs, 512, flop=flop)
-
-
-def _block_causal_attention(name: str, shape: Shape, frames: int = 32) -> Contest:
-    length = frames * shape.tokens
-    age = torch.arange(length)[:, None] // shape.tokens - torch.arange(length) // shape.tokens
-    pairs = int(((age >= 0) & (age < shape.window)).sum())
-
-    def inputs(device, dtype, rows):
-        query, key, value = (
-            torch.randn(rows, length, heads, shape.dim, device=device, dtype=dtype).transpose(1, 2)
-            for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
-        )
-        return query * shape.dim**-0.5, key, value, shape.tokens, shape.window
-
-    def dense(query, key, value, tokens, window):
-        mask = ((age >= 0) & (age < window)).to(query.device)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0, enable_gqa=True)
-
-    def flex(query, key, value, tokens, window):
-        return _flex_attention(shape.tokens, shape.window, length, query.device.type)(query, key, value)
-
-    others = {"scaled_dot_product_attention": dense, "FlexAttention": flex}
-    claim = f"block_causal_attention at {name}, {frames} frames of {shape.tokens}"
-    return Contest(claim, block_causal_attention, inputs, 32, flop=4 * pairs * shape.width, others=others)
-
-
-_FLEX: dict = {}
-
-
-def _flex_attention(tokens: int, window: int, length: int, device: str) -> Callable:
-    """Compiled once for each mask."""
-    key = (tokens, window, length, device)
-    if key not in _FLEX:
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-        def visible(row, head, query, other):
-            age = query // tokens - other // tokens
-            return (age >= 0) & (age < window)
-
-        mask = create_block_mask(visible, None, None, length, length, device=device)
-        compiled = torch.compile(flex_attention, dynamic=False)
-        _FLEX[key] = lambda query, key, value: compiled(query, key, value, block_mask=mask, scale=1.0, enable_gqa=True)
-    return _FLEX[key]
-
-
-def _cache_inputs(shape: Shape, device, dtype, rows: int, frames: int) -> tuple:
-    query, key, value, keys, values = (
-        torch.randn(rows, heads, entries * shape.tokens, shape.dim, device=device, dtype=dtype)
-        for heads, entries in (
-            (shape.heads, 1),
-            (shape.kv_heads, 1),
-            (shape.kv_heads, 1),
-            *[(shape.kv_heads, frames)] * 2,
-        )
-    )
-    valid = torch.ones(1, frames, dtype=torch.bool, device=device)
-    return query * shape.dim**-0.5, key, value, keys, values, torch.ones((), dtype=torch.long, device=device), valid
-
-
-def _decode_attention(name: str, shape: Shape) -> Contest:
-    def inputs(device, dtype, rows):
-        return _cache_inputs(shape, device, dtype, rows, shape.window)
-
-    def dense(query, key, value, keys, values, place, valid):
-        entries = place * shape.tokens + torch.arange(shape.tokens, device=query.device)
-        keys, values = keys.index_copy_(2, entries, key), values.index_copy_(2, entries, value)
-        mask = valid.repeat_interleave(shape.tokens, 1)[:, None, None]
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0, enable_gqa=True)
-
-    others = {"scaled_dot_product_attention": dense}
-    return Contest(f"decode_attention at {name}", decode_attention, inputs, 1024, backward=False, others=others)
-
-
-def _shared_prefix_attention(name: str, shape: Shape, candidates: int = 256, steps: int = 5) -> Contest:
-    def inputs(device, dtype, rows):
-        own = _cache_inputs(shape, device, dtype, rows * candidates, steps)
-        size = (shape.window - 1) * shape.tokens
-        past = [torch.randn(rows, shape.kv_heads, size, shape.dim, device=device, dtype=dtype) for _ in range(2)]
-        return *own, *past, torch.ones(rows, shape.window - 1, dtype=torch.bool, device=device)
-
-    def repeated(query, key, value, keys, values, place, valid, past_keys, past_values, past_valid):
-        keys, values = (
-            torch.cat([past.repeat_interleave(candidates, 0), own], 2)
-            for past, own in ((past_keys, keys), (past_values, values))
-        )
-        return F.scaled_dot_product_attention(query, keys, values, scale=1.0, enable_gqa=True)
-
-    others = {"repeated, scaled_dot_product_attention": repeated}
-    claim = f"shared_prefix_attention at {name}, {candidates} candidates"
-    return Contest(claim, shared_prefix_attention, inputs, 8, backward=False, others=others)
-
-
-CONTESTS = [
-    _lambda_return(),
-    *(_residual_norm(name, shape) for name, shape in SHAPES.items()),
-    *(_axial_attention(name, SHAPES[name]) for name in ("tiny", "small")),
-    *(_block_causal_attention(name, SHAPES[name]) for name in ("base", "large")),
-    *(_decode_attention(name, SHAPES[name]) for name in ("small", "base", "large")),
-    *(_shared_prefix_attention(name, SHAPES[name]) for name in ("tiny", "small", "base")),
-]
