@@ -56,8 +56,8 @@ def score_mask(seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Grouped-query attention as matmul, softmax, matmul: on CPU several times faster than
-    `scaled_dot_product_attention` at a world model's lengths, backward included.
+    """Grouped-query attention as matmul, softmax, matmul: at a world model's lengths, backward included, several times
+    faster than `scaled_dot_product_attention` on CPUs that multiply bfloat16, and no slower in float32.
 
     Args:
         query: `[B, G * K, S, d]`, scaled already; head `k * G + g` reads key head `k`.

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.kernels import dispatch
 from worldmodel.kernels.attention import attention, rotate
 from worldmodel.kernels.dispatch import Backend, accumulator, dot_precision, for_architecture, resolve
 from worldmodel.kernels.jit import kernel, part
@@ -76,8 +75,7 @@ def axial_attention(
         raise ValueError("valid is of frames: axis must be time")
     packed = packed[..., :columns] if packed.shape[-1] > columns else packed
     arguments = packed, scale, phases, heads, kv_heads, axis, causal, window, valid
-    automatic = (backend or dispatch._chosen) == "auto"
-    if resolve(packed, backend) == "torch" or (automatic and not fits(length, dim, packed.dtype)):
+    if resolve(packed, backend, fits(length, dim, packed.dtype)) == "torch":
         return axial_attention_reference(*arguments)
     return torch.ops.worldmodel.axial_attention(*arguments)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worldmodel.kernels import dispatch
 from worldmodel.kernels.attention import attention, score_mask
 from worldmodel.kernels.dispatch import Backend, accumulator, dot_precision, for_architecture, resolve
 from worldmodel.kernels.jit import kernel, part
@@ -63,7 +62,7 @@ def block_causal_attention(
     (_, heads, queries, dim), (_, kv_heads, keys, _) = query.shape, key.shape
     if heads % kv_heads or queries % tokens or keys % tokens or queries > keys:
         raise ValueError(f"queries {list(query.shape)} and keys {list(key.shape)} do not fit {tokens} tokens a frame")
-    if resolve(value, backend) == "torch" or (dim > WIDEST and (backend or dispatch._chosen) == "auto"):
+    if resolve(value, backend, dim <= WIDEST) == "torch":
         return block_causal_reference(query, key, value, tokens, window, valid)
     # Autocast leaves rotated queries and keys in float32, to be rounded by the product.
     query, key = query.to(value.dtype), key.to(value.dtype)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worldmodel.kernels import dispatch
 from worldmodel.kernels.attention import attention, score_mask
 from worldmodel.kernels.dispatch import Backend, accumulator, dot_precision, for_architecture, resolve
 from worldmodel.kernels.jit import kernel, part
@@ -85,15 +84,14 @@ def resolve_without_gradient(tensors: tuple[Tensor, ...], backend: Backend | Non
     Raises:
         RuntimeError: one of them needs a gradient, and a kernel was chosen explicitly.
     """
-    resolved = resolve(tensors[0], backend)
-    if resolved == "torch" or not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
-        return resolved
-    if (backend or dispatch._chosen) == "auto":
-        return "torch"
-    raise RuntimeError(
-        f"kernels={resolved} has no gradient for attention over a cache that is written in place: "
-        "call it under torch.no_grad(), or use kernels=auto"
-    )
+    needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    resolved = resolve(tensors[0], backend, not needed)
+    if needed and resolved != "torch":
+        raise RuntimeError(
+            f"kernels={resolved} has no gradient for attention over a cache that is written in place: "
+            "call it under torch.no_grad(), or use kernels=auto"
+        )
+    return resolved
 
 
 # A program has the queries of one row and key head, G heads x N tokens, and goes through the keys with a running

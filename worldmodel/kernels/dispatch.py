@@ -53,17 +53,18 @@ def chosen(backend: Backend) -> Iterator[None]:
         _chosen = before
 
 
-def resolve(tensor: Tensor, backend: Backend | None = None) -> Backend:
+def resolve(tensor: Tensor, backend: Backend | None = None, able: bool = True) -> Backend:
     """`triton`, `torch` or `interpret`, for an operation on `tensor`.
 
-    An explicit choice that cannot be had raises; `auto` falls back. It is made in Python before the operation, so that
+    An explicit choice that cannot be had raises; `auto` falls back, also where the operation says that its kernels are
+    not `able` to take what it was given: it raises itself where they were chosen explicitly. It is made in Python before the operation, so that
     a compiler sees plain torch on CPU, and nothing imports triton there.
 
     Raises:
         RuntimeError: `backend`, or what `choose` set, cannot run on this tensor.
     """
     backend = backend or _chosen
-    if backend == "torch" or (backend == "auto" and not tensor.is_cuda):
+    if backend == "torch" or (backend == "auto" and not (tensor.is_cuda and able)):
         return "torch"
     if backend == "auto":
         return "triton" if tensor.dtype in _FORMATS and _device_runs_triton(tensor.device.index or 0) else "torch"

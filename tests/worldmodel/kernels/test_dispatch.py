@@ -42,6 +42,11 @@ def operations(function, *inputs) -> set[str]:
     return {str(node.target) for node in make_fx(function)(*inputs).graph.nodes if node.op == "call_function"}
 
 
+def test_auto_is_torch_for_what_an_operation_cannot_take(gpu):
+    tensor = gpu((9, 0), 3)
+    assert resolve(tensor, "auto") == "triton" and resolve(tensor, "auto", able=False) == "torch"
+
+
 def test_auto_is_torch_on_cpu():
     inputs = [torch.randn(3, n) for n in (4, 4, 5)]
     assert resolve(inputs[0]) == "torch"
