@@ -46,6 +46,16 @@ def test_last_frames_over_a_longer_past_of_which_some_is_not_seen():
     )
 
 
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_rows_that_see_nothing_give_numbers_and_take_no_part(dtype):
+    valid = torch.tensor([[False, False, True]])  # nothing is seen by the first two frames
+    leaves = [x.to(dtype).requires_grad_() for x in inputs(1, 2, 1, 12, 12, 16)]
+    attended = block_causal_attention(*leaves, 4, None, valid, backend="interpret")
+    gradients = torch.autograd.grad(attended[:, :, 8:].sum(), leaves)
+    assert all(x.isfinite().all() for x in (attended, *gradients))
+    assert all(not x[:, :, :8].any() for x in gradients)
+
+
 def test_gradcheck():
     def loss(query, key, value):
         return block_causal_attention(query, key, value, 2, 2, backend="interpret")
