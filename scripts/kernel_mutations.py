@@ -63,8 +63,12 @@ MUTATIONS = (
         "keys = packed.new_empty(*packed.shape[:3], kv_heads, dim, dtype=torch.promote_types(packed.dtype, torch.float32))",
     ),
     Mutation(
-        "axial_attention", "every key is read and normalised twice",
-        "if GROUP > 1:  # a second read", "if GROUP > 0:  # a second read", slower=True,
+        "axial_attention", "every value is read twice",
+        "value1, value2 = _load(packed + (heads + kv_heads + kv_head) * D, row * stride, inside, D, BLOCK_HALF)\n",
+        "value1, value2 = _load(packed + (heads + kv_heads + kv_head) * D, row * stride, inside, D, BLOCK_HALF)\n"
+        "        again1, again2 = _load(packed + (heads + kv_heads + kv_head) * D, row * stride, inside, D, BLOCK_HALF)\n"
+        "        value1, value2 = tl.maximum(value1, again1), tl.maximum(value2, again2)\n",
+        slower=True,
     ),
     Mutation(
         "block_causal_attention", "a frame sees the next one",
@@ -104,8 +108,9 @@ MUTATIONS = (
         "first = tl.maximum(seen_from, 0) * size // BLOCK", "first = 0 * size // BLOCK", slower=True,
     ),
     Mutation(
-        "block_causal_attention", "one warp, whose registers spill",
-        "warps = max(config[2] // 2, config[2] * blocks[by_keys] // config[by_keys])", "warps = 1", slower=True,
+        "block_causal_attention", "half the warps, whose registers spill",
+        "warps = max(config[2] // 2, config[2] * blocks[by_keys] // config[by_keys])", "warps = config[2] // 2",
+        slower=True,
     ),
     Mutation(
         "decode_attention", "the ring's old frame at the new one's place is seen",

@@ -8,6 +8,7 @@ exit code 1 if one survives that gives wrong results.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -18,16 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts.kernel_mutations import MUTATIONS, Mutation
+from worldmodel.provenance import result_json, write_json
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("worldmodel", "tests", "scripts", "configs", "envs", "policies", "pyproject.toml")
+WRITTEN = ROOT / "results" / "kernel_mutations.json"
 COMMAND = "python -m scripts.mutate_kernels"
 
 
 def main() -> None:
     """Try the mutations that are asked for, all by default."""
-    from worldmodel.provenance import result_json, write_json
-
     kernels = sorted({mutation.kernel for mutation in MUTATIONS})
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=kernels, default=kernels)
@@ -39,14 +40,26 @@ def main() -> None:
         for mutation, caught_by in zip(chosen, pool.map(try_out, chosen), strict=True):
             print(f"{mutation.kernel}: {mutation.what}: {caught_by or 'SURVIVED'}", flush=True)
             rows.append(
-                {key: getattr(mutation, key) for key in ("kernel", "what", "slower")} | {"caught_by": caught_by}
+                {"kernel": mutation.kernel, "what": mutation.what, "slower": mutation.slower, "caught_by": caught_by}
             )
-    if arguments.only == kernels:
-        claim = f"share of {len(rows)} bugs put into the kernels that the tests or the compile gate catch"
-        caught = [float(row["caught_by"] is not None) for row in rows]
-        result = result_json(claim, COMMAND, [0], caught, 1.0, mutations=rows)
-        write_json(ROOT / "results" / "kernel_mutations.json", result)
+    write_json(WRITTEN, result(rows, arguments.only))
     sys.exit(any(row["caught_by"] is None and not row["slower"] for row in rows))
+
+
+def result(rows: list[dict], kernels: list[str]) -> dict:
+    """The claim, with the new rows in place of the old ones of `kernels`."""
+    if WRITTEN.exists():
+        listed = {(mutation.kernel, mutation.what) for mutation in MUTATIONS}
+        before = json.loads(WRITTEN.read_text())["mutations"]
+        rows += [row for row in before if row["kernel"] not in kernels and (row["kernel"], row["what"]) in listed]
+    rows.sort(key=lambda row: row["kernel"])
+    wrong, slower = ([row for row in rows if row["slower"] == slow] for slow in (False, True))
+    caught = [sum(row["caught_by"] is not None for row in part) for part in (wrong, slower)]
+    claim = (
+        f"bugs put into the kernels that the tests or the compile gate catch: share of {len(wrong)} that give wrong results; "
+        f"of {len(slower)} that are only slower, {caught[1]} are caught"
+    )
+    return result_json(claim, COMMAND, [0], [caught[0] / max(1, len(wrong))], 1.0, mutations=rows)
 
 
 def try_out(mutation: Mutation) -> str | None:
