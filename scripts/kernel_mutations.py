@@ -202,7 +202,13 @@ MUTATIONS = (
         slower=True,
     ),
     Mutation(
-        "lambda_return", "padding ends the episode", "factor = tl.where(step < H, factor, 1.0)", "factor = factor * 1.0",
+        "lambda_return", "what follows the last step counts", "factor = tl.where(last, 0.0, going * trace)",
+        "factor = going * trace + tl.where(step < H, 0.0, 1.0)",
+    ),
+    Mutation(
+        "lambda_return", "the value after the last step counts as little as the others",
+        "term = reward + going * tl.where(last, value, (1 - trace) * value)",
+        "term = reward + going * (1 - trace) * value",
     ),
     Mutation(
         "lambda_return", "steps composed in the wrong order",

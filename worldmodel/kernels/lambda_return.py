@@ -80,8 +80,6 @@ def lambda_return_forward(
     last = step == H - 1
     factor = tl.where(last, 0.0, going * trace)
     term = reward + going * tl.where(last, value, (1 - trace) * value)
-    # Padding comes first in the reversed scan, and must leave what follows alone.
-    factor = tl.where(step < H, factor, 1.0)
     _, result = tl.associative_scan((factor, term), 1, _compose, reverse=True)
     tl.store(Returns + place, result.to(Returns.dtype.element_ty), mask=inside)
 
