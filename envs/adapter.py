@@ -22,7 +22,7 @@ class Adapter(gymnasium.Wrapper):
     Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S].
     Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
     the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
-    there. With `goal_image` every observation also has `goal` (`goal.<name>` of several), the picture of what shall be.
+    there; `instruction`, a sentence, where the env or the option gives one. With `goal_image` every observation also has `goal` (`goal.<name>` of several), the picture of what shall be.
 
     Attributes:
         interface: the fields of `worldmodel.interface.Interface`, as a dict.
@@ -45,6 +45,7 @@ class Adapter(gymnasium.Wrapper):
         action_repeat: int = 1,
         privileged_state: bool = True,
         goal_image: bool = False,
+        instruction: str | None = None,
     ):
         super().__init__(env)
         if observation not in OBSERVATIONS:
@@ -62,7 +63,7 @@ class Adapter(gymnasium.Wrapper):
         self._renderers, self._model = {}, None
         self._last = None  # the env's own last observation
         self._goal: dict[str, np.ndarray] = {}
-        self._goal_image = goal_image
+        self._goal_image, self._instruction = goal_image, instruction
         if goal_image and not getattr(env.unwrapped, "starts_solved", False):
             raise ValueError(
                 f"env.goal_image=true: {self._id} has no goal pictures of its own. It would take the reset option "
@@ -182,6 +183,8 @@ class Adapter(gymnasium.Wrapper):
 
     def _annotate(self, info: dict, env_steps: int) -> dict:
         info = {**info, "env_steps": env_steps}
+        if self._instruction is not None:
+            info.setdefault("instruction", self._instruction)
         if "is_success" in info:  # what robotics suites call it
             info.setdefault("success", info["is_success"])
         if "success" in info:

@@ -1,9 +1,10 @@
-"""Finds envs by id: built-in tasks, anything registered in Gymnasium, and `dmc/<domain>-<task>`."""
+"""Finds envs by id: built-in tasks, anything registered in Gymnasium, `dmc/<domain>-<task>`, `metaworld/<task>-v3`."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 
@@ -19,6 +20,7 @@ _BUILT_IN = {
     "worldmodel/Reacher-v0": "envs.tasks.reacher:Reacher",
     "worldmodel/TwoRoom-v0": "envs.tasks.two_room:TwoRoom",
     "worldmodel/Pusher-v0": "envs.tasks.pusher:Pusher",
+    "worldmodel/Tabletop-v0": "envs.tabletop.task:Tabletop",
 }
 
 
@@ -41,14 +43,17 @@ def make(
     max_episode_steps: int | None = None,
     privileged_state: bool = True,
     goal_image: bool = False,
+    instruction: str | None = None,
 ) -> Adapter:
     """Make any env behind the project's env contract (see `Adapter`); the keys are those of configs/env/default.yaml.
 
     Args:
         id: a Gymnasium id, `module:id` to import `module` first (which registers the env; needed by worker processes
-            for envs of your own), or `dmc/<domain>-<task>` (needs `pip install "worldmodel[dmc]"`).
+            for envs of your own), `dmc/<domain>-<task>` (needs `pip install "worldmodel[dmc]"`), or
+            `metaworld/<task>-v3` (needs `pip install "worldmodel[metaworld]"`).
         kwargs: for the env's own constructor.
         max_episode_steps: in env steps, whatever `action_repeat` is; None keeps the env's own limit.
+        instruction: what is asked for in every episode; an env that takes the keyword `instruction` is made with it.
 
     Raises:
         ValueError: an unknown id (the message names near misses), or an option that the env can't follow.
@@ -61,8 +66,13 @@ def make(
         env = ControlSuite(id, **kwargs)
         if max_episode_steps is not None:
             env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
+    elif id.startswith("metaworld/"):
+        from envs.metaworld import MetaWorld
+
+        given = {"max_episode_steps": max_episode_steps, "instruction": instruction}
+        env = MetaWorld(id, **kwargs | {key: value for key, value in given.items() if value is not None})
     else:
-        env = _make_registered(id, kwargs, max_episode_steps)
+        env = _make_registered(id, kwargs, max_episode_steps, instruction)
     try:
         return Adapter(
             env,
@@ -73,13 +83,16 @@ def make(
             action_repeat=action_repeat,
             privileged_state=privileged_state,
             goal_image=goal_image,
+            instruction=instruction,
         )
     except Exception:
         env.close()
         raise
 
 
-def _make_registered(id: str, kwargs: dict, max_episode_steps: int | None) -> gymnasium.Env:
+def _make_registered(
+    id: str, kwargs: dict, max_episode_steps: int | None, instruction: str | None = None
+) -> gymnasium.Env:
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
@@ -90,6 +103,8 @@ def _make_registered(id: str, kwargs: dict, max_episode_steps: int | None) -> gy
     modes = getattr(creator, "metadata", {}).get("render_modes", ())  # a plain function says none: give it env.kwargs
     if "rgb_array" in modes:
         kwargs.setdefault("render_mode", "rgb_array")
+    if instruction is not None and "instruction" in inspect.signature(creator).parameters:
+        kwargs["instruction"] = instruction
     # The checker warns at every start about the env's own code; what we rely on, the adapter checks.
     return gymnasium.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
 

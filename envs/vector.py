@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.catalogue import make
 
-_FORWARDED = ("privileged", "env_steps", "success")  # what crosses the process border; the rest of info stays there
+_FORWARDED = ("privileged", "env_steps", "success", "instruction")  # what crosses the process border; the rest of info stays there
 
 
 class _Row(gymnasium.Wrapper):
@@ -91,7 +91,8 @@ class VectorEnv:
             options: passed to each env's `reset`.
 
         Returns:
-            observations: dict of arrays [n, ...]; rows outside the mask show what they showed.
+            observations: dict of arrays [n, ...]; rows outside the mask show what they showed. `instruction` is [n] of
+                str, where the envs have one.
             infos: dict of arrays [n, ...]: `env_steps`, and where the env has them `privileged`, `success`.
         """
         if len(seeds) != self.count:
@@ -106,7 +107,8 @@ class VectorEnv:
                 raise ValueError("reset with a mask that is false everywhere: there is nothing to reset")
             options["reset_mask"] = np.asarray(mask, bool)
         observations, infos = self._envs.reset(seed=list(seeds), options=options)
-        return observations, self._merge(infos)
+        merged = self._merge(infos)
+        return self._instructed(observations, merged), merged
 
     def step(self, actions: np.ndarray):
         """Take `actions` [n, A]. A row whose episode is over stays as it is, with reward 0 and no env steps, until it
@@ -121,6 +123,7 @@ class VectorEnv:
             raise ValueError(f"actions of shape {actions.shape} where {self._envs.action_space.shape} is taken")
         observations, rewards, _, _, infos = self._envs.step(actions)
         merged = self._merge(infos)
+        observations = self._instructed(observations, merged)
         return observations, rewards.astype(np.float32), self._infos["terminated"], self._infos["truncated"], merged
 
     def render_frame(self, size: int, index: int = 0) -> np.ndarray:
@@ -136,6 +139,12 @@ class VectorEnv:
 
     def __exit__(self, *_):
         self.close()
+
+    @staticmethod
+    def _instructed(observations: dict, infos: dict) -> dict:
+        """Observations with the instruction, which is text and crosses the process border with the infos."""
+        said = infos.pop("instruction", None)
+        return observations if said is None else {**observations, "instruction": said}
 
     def _merge(self, infos: dict) -> dict[str, np.ndarray]:
         """Gymnasium's infos as full arrays: rows that said nothing keep what they said last."""

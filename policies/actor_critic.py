@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from worldmodel.averaging import follow
 from worldmodel.compilation import Compiled
 from worldmodel.distributed import mean_over_processes
-from worldmodel.imagination import imagine
+from worldmodel.imagination import Trajectory, imagine
 from worldmodel.kernels.lambda_return import lambda_return
 from worldmodel.transformer import Memory
 
@@ -92,6 +93,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config, self.action_dim = config, action_dim
         self.compiled: tuple[Compiled, Compiled] | None = None
+        self.reward: Callable[[Trajectory], Tensor] | None = None  # another than the model's: [R, H], in [0, 1]
         self.actor = Actor(features, action_dim, discrete, config.width)
         self.critic = mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
@@ -135,9 +137,11 @@ class ActorCritic(nn.Module):
         dream = imagine(model, memory, policy, config.horizon, step=step)
         features = model.features(dream.beliefs, dream.latents)
         values = self.value(features, slow=True)
-        rewards = dream.rewards
+        rewards, unit = dream.rewards, model.transition.reward_scale
+        if self.reward is not None:
+            rewards, unit = self.reward(dream), 1.0
         if config.disagreement_penalty:
-            rewards = rewards - config.disagreement_penalty * model.transition.reward_scale * dream.disagreement
+            rewards = rewards - config.disagreement_penalty * unit * dream.disagreement
         returns = lambda_return(rewards, dream.continues, values, config.discount, config.trace)
         # A step counts as far as the episode is still alive there.
         alive = torch.cat([torch.ones_like(dream.continues[:, :1]), dream.continues[:, :-1]], 1).cumprod(1).detach()

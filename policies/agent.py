@@ -17,6 +17,7 @@ from policies.goals import Goals
 from policies.planners import build as build_planner
 from policies.planners.objective import RewardObjective
 from policies.policy import Observation
+from policies.sentences import Sentences
 from policies.video import View
 from policies.view import model_view
 from worldmodel.checkpoint import find_checkpoint, load_module, read_meta
@@ -26,6 +27,7 @@ from worldmodel.imagination import Trajectory, imagine
 from worldmodel.interface import Interface
 from worldmodel.model import WorldModel
 from worldmodel.precision import configure, reduced_copy
+from worldmodel.vision_language.semantics import Semantics
 
 
 @dataclass
@@ -49,9 +51,19 @@ class Agent:
     path: Path | None = None
 
     @classmethod
-    def new(cls, interface: Interface, config: dict) -> Agent:
-        """An untrained agent from a run's config (groups `model` and `behavior`)."""
-        model = WorldModel(interface, ModelConfig.from_dict(config["model"]))
+    def new(cls, interface: Interface, config: dict, described: dict | None = None) -> Agent:
+        """An untrained agent from a run's config (groups `model`, `behavior`, `vision_language`).
+
+        Args:
+            described: the vision-language encoder of a checkpoint, which is then loaded when it is needed.
+
+        Raises:
+            EncoderError: it can't be loaded.
+        """
+        semantics = None
+        if config.get("vision_language", {}).get("name") and interface.cameras:
+            semantics = Semantics(config["vision_language"], list(interface.cameras), described)
+        model = WorldModel(interface, ModelConfig.from_dict(config["model"]), semantics)
         behavior = ActorCritic(
             model.feature_dim, interface.action_dim, interface.discrete, ActorCriticConfig(**config["behavior"])
         )
@@ -71,7 +83,7 @@ class Agent:
         configure()
         path = find_checkpoint(checkpoint)
         meta = read_meta(path)
-        agent = cls.new(Interface(**meta["interface"]), meta["config"])
+        agent = cls.new(Interface(**meta["interface"]), meta["config"], meta.get("semantics"))
         load_module(path, "model", agent.model)
         load_module(path, "behavior", agent.behavior)
         agent.model.to(device).eval()
@@ -193,7 +205,8 @@ class ActorPolicy(BeliefPolicy):
 
 class PlannerPolicy(BeliefPolicy):
     """Plans through imagined trajectories at every step. For reward, candidates are seeded by the actor and the tail is
-    bootstrapped by the critic; for a goal image, plans are judged by how far they leave the latents from the goal's.
+    bootstrapped by the critic; for a goal image, plans are judged by how far they leave the latents from the goal's; for a
+    sentence, by how well their semantic tokens fit it.
 
     Args:
         planner: the options of a planner, with its `name`: the config group `planner`; the checkpoint's when None. It
@@ -227,11 +240,13 @@ class PlannerPolicy(BeliefPolicy):
                 belief, latent, action, *tail.keys, *tail.values,
             ])  # fmt: skip
             self.draw = Compiled(self.draw, lambda *inputs: inputs)
-        self.goals: Goals | None = None
+        self.goals: Goals | Sentences | None = None
         if objective["name"] == "goal_image":
             self.goals = Goals(agent, objective.get("image"), objective.get("learned_distance", True))
+        elif objective["name"] == "instruction":
+            self.goals = Sentences(agent, objective.get("text"))
         elif objective["name"] != "reward":
-            raise ValueError(f"objective={objective['name']!r} is not one of reward, goal_image")
+            raise ValueError(f"objective={objective['name']!r} is not one of reward, goal_image, instruction")
         behavior = agent.behavior
         self.objective = RewardObjective(
             behavior.config.discount,
@@ -246,7 +261,8 @@ class PlannerPolicy(BeliefPolicy):
             self.objective = self.goals.objective(observation)
 
     def propose(self) -> Tensor | None:
-        """Plans of the actor, the first its mode: `[B, P, H, A]`; none towards a goal image, of which it knows nothing."""
+        """Plans of the actor, the first its mode: `[B, P, H, A]`; none towards a goal image or a sentence, of which it
+        knows nothing."""
         if not self.planner.proposals or self.goals is not None:
             return None
         rows, count = self.memory.latent.shape[0], self.planner.proposals

@@ -21,6 +21,7 @@ class _Recording:
     def __init__(self, place: int, seed: int):
         self.place, self.seed = place, seed
         self.frames: dict[str, list[np.ndarray]] = {}
+        self.instruction: str | None = None
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.env_steps = 0
@@ -33,6 +34,9 @@ class _Recording:
     def observe(self, observation: Observation, infos: dict, row: int) -> None:
         """Append what the env showed; copies, because a vector env may write the next step into the same memory."""
         for key, value in observation.items():
+            if key == "instruction":
+                self.instruction = str(value[row])
+                continue
             self.frames.setdefault(key, []).append(np.array(value[row]))
         if "success" in infos and bool(infos["success"][row]) and self.success_step is None:
             self.success_step = len(self.actions)
@@ -70,6 +74,7 @@ class _Recording:
                 "late_reward": float(np.mean(self.rewards[half:])),
                 "env_steps": self.env_steps,
                 "policy": policy,
+                **({} if self.instruction is None else {"instruction": self.instruction}),
             },
         }
 

@@ -16,6 +16,7 @@ from policies.baselines import RandomPolicy
 from policies.collect import collect
 from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
+from policies.scales import fix_scales
 from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule, with_automatic
 from policies.starts import start_memories
 from policies.validation import film_beginning, imagined_against_real
@@ -28,6 +29,7 @@ from worldmodel.metrics import Averages, MetricsLogger
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
+from worldmodel.vision_language.cache import FeatureCache
 
 CALIBRATION = 1024  # frames by whose statistics latents are standardised after a chunk of updates
 POOL = 16  # batches of starting memories that a chunk of behaviour updates draws from
@@ -62,6 +64,9 @@ class Run:
         self.store = self._open_store()
         self.training = with_automatic(self.training, self.store.interface, goals is not None)
         self.agent = Agent.new(self.store.interface, config)
+        self.semantics = self.agent.model.semantics
+        if self.semantics is not None:
+            self.store.features = FeatureCache(self.store, self.semantics.described)
         # What imagines and acts is the average of the weights that are trained: these wander by several times the error
         # that their average has, and actor and critic would have to follow them.
         self.model, self.behavior = self.agent.model.requires_grad_(False).eval().to(fabric.device), self.agent.behavior
@@ -198,23 +203,25 @@ class Run:
         self.fabric.barrier()
         if not self.first:
             self.store.refresh()
+        self._fill_features()
 
-    def _set_scales(self, seed: int) -> None:
-        """Units of rewards and states, once, from the data that training starts with."""
-        state = None
-        if self.store.interface.state_dim:
-            sample = WindowSampler(self.store, 1, 4096, seed).sample()["state"][:, 0]
-            state = (sample.mean(0), sample.std(0))
-        reward_std = self.store.reward_std()
-        privileged = self.store.privileged_stats() if self.store.interface.privileged_dim else None
-        for model in (self.learner, self.model):
-            model.set_scales(reward_std, privileged, state)
-        self.behavior.set_reward_scale(float(self.model.transition.reward_scale))
+    def _fill_features(self) -> None:
+        """Encode what was recorded since."""
+        if self.semantics is None:
+            return
+        began = time.monotonic()
+        if self.first:
+            self.store.features.fill(self.semantics.encoder(self.fabric.device))
+        self.fabric.barrier()
+        self.store.features.refresh()
+        self.profile["features"] += time.monotonic() - began
 
     def _learn(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training
         if self.model_trainer.updates == 0:
-            self._set_scales(chunk_seed(self.config["seed"], self.chunk))
+            self._fill_features()  # of episodes that were there before the run
+            models = self.learner, self.model
+            fix_scales(self.store, models, self.behavior, chunk_seed(self.config["seed"], self.chunk))
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
         # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.
@@ -227,7 +234,7 @@ class Run:
             boost = options["sigreg_boost"] ** (1 - self.model_trainer.progress)
             self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator, boost))
             follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
-        self.model.encoder.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
+        self.model.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
 
     def _recent(self, chunk: Chunk) -> dict:
         """How much a sampler draws from the newest episodes alone: nothing before there are fresh rollouts."""
@@ -237,7 +244,7 @@ class Run:
     def _frames(self, sampler: WindowSampler, count: int | None = None) -> dict[str, torch.Tensor]:
         """Observations `[count, ...]` of moments drawn one by one."""
         windows = sampler.sample(count)
-        return {key: windows[key][:, 0] for key in self.store.interface.observation_keys()}
+        return {key: value[:, 0] for key, value in self.model.seen(windows).items()}
 
     def _behave(self, chunk: Chunk, bar, seed: int) -> None:
         starts = self.behavior.config.starts
@@ -340,6 +347,7 @@ class Run:
                 "seconds": dict(self.profile),
                 "interface": self.store.interface.to_dict(),
                 "config": self.config,
+                "semantics": None if self.semantics is None else self.semantics.described,
                 "versions": versions(),
                 "commit": commit(),
             }

@@ -22,9 +22,12 @@ def start_memories(
     )
     generator = torch.Generator().manual_seed(seed)
     batch = sampler.sample()
-    keys = model.interface.observation_keys()
+    seen = model.seen(batch)
     latents = torch.cat(
-        [model.encode({key: batch[key][i : i + 128].to(model.device) for key in keys}) for i in range(0, count, 128)]
+        [
+            model.encode({key: value[i : i + 128].to(model.device) for key, value in seen.items()})
+            for i in range(0, count, 128)
+        ]
     )
     missing, frames = missing_steps(batch["valid"].to(model.device)), latents.shape[1]
     latents, previous = align_end(missing, latents, batch["previous_action"].to(model.device))

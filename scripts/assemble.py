@@ -28,7 +28,14 @@ def env_factories(config: DictConfig) -> tuple[Callable[..., Any], Callable[[], 
 
 
 def with_objective(config: DictConfig) -> DictConfig:
-    """`config` with what its objective implies: the env shows goal pictures, and the world model learns no rewards."""
+    """`config` with what its objective implies: for a goal image the env shows goal pictures, and the world model learns
+    no rewards. An instruction on the command line is the objective, unless another one is there too."""
+    from hydra.core.hydra_config import HydraConfig
+
+    typed = [override.split("=")[0] for override in HydraConfig.get().overrides.task]
+    if "objective" in config and "env.instruction" in typed and "objective" not in typed and config.env.instruction:
+        config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+        config.objective = OmegaConf.load(Path(__file__).parents[1] / "configs" / "objective" / "instruction.yaml")
     if "objective" not in config or config.objective.name != "goal_image":
         return config
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))

@@ -16,6 +16,7 @@ class LossWeights:
     terminal: float = 1.0  # binary cross-entropy of `continue`
     privileged: float = 1.0  # the simulator's state, read from latent and belief
     positions: float = 10.0  # of its positions within that term, where velocities weigh 1
+    semantic: float = 1.0  # semantic tokens, read from the latents of frames and of the open loop, where there are any
     decoder: float = 1.0  # video decoder, on detached latents
     reconstruction: float = 0.0  # the decoder's gradient into the encoder, as a share of its own
 

@@ -37,7 +37,7 @@ def open_loop_report(
     length = context + horizon - 1
     sampler = WindowSampler(store, length, windows, seed=seed, split="held_out")
     batch = {key: value.to(model.device) for key, value in sampler.sample().items()}
-    latents = torch.cat([model.encode(part) for part in _parts(batch, model.interface.observation_keys())])
+    latents = torch.cat([model.encode(part) for part in _parts(model.seen(batch))])
     beliefs, cache = model.observe_window(latents, batch["previous_action"])
     memory = model.belief.remember(cache, latents[:, :context], beliefs[:, :context])
     actions, target = batch["action"][:, context - 1 :], latents[:, context:]
@@ -69,10 +69,10 @@ def open_loop_report(
     return report
 
 
-def _parts(batch: dict[str, Tensor], keys: list[str], rows: int = 32):
-    """The observations of a batch, a few windows at a time: pictures take memory in the convolutions."""
-    for start in range(0, len(batch["action"]), rows):
-        yield {key: batch[key][start : start + rows] for key in keys}
+def _parts(seen: dict[str, Tensor], rows: int = 32):
+    """Observations, a few windows at a time: pictures take memory in the convolutions."""
+    for start in range(0, len(next(iter(seen.values()))), rows):
+        yield {key: value[start : start + rows] for key, value in seen.items()}
 
 
 def _r2(guess: Tensor, truth: Tensor, alive: Tensor) -> Tensor:

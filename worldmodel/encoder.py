@@ -118,6 +118,7 @@ class FrameEncoder(nn.Module):
         latent_dim: int,
         channels: tuple[int, int, int],
         feature_width: int,
+        semantic_size: int = 0,
     ):
         super().__init__()
         self.keys = list(interface.cameras)
@@ -137,6 +138,12 @@ class FrameEncoder(nn.Module):
                 nn.Linear(interface.state_dim, feature_width), nn.LayerNorm(feature_width), nn.SiLU()
             )
             features += feature_width
+        self.semantic = None
+        if semantic_size:
+            self.semantic = nn.Sequential(
+                nn.Linear(semantic_size, feature_width), nn.LayerNorm(feature_width), nn.SiLU()
+            )
+            features += feature_width
         self.place = nn.Parameter(torch.zeros(tokens, feature_width))
         self.hidden = nn.Linear(features, feature_width)
         self.project = nn.Sequential(
@@ -152,7 +159,8 @@ class FrameEncoder(nn.Module):
         """Encode F frames.
 
         Args:
-            observation: each camera uint8 `[F, H, W, 3]`, and `state` `[F, S]` where the env has one.
+            observation: each camera uint8 `[F, H, W, 3]`, `state` `[F, S]` where the env has one, and `semantic`
+                `[F, K, E]`, unit vectors, where the model has semantic tokens.
             reference: R frames drawn one by one, by whose statistics latents are standardised in training.
             real: bool `[F]`, which frames are more than padding; all when None.
 
@@ -184,6 +192,10 @@ class FrameEncoder(nn.Module):
                 state = (observation["state"].float() - self.state_mean) / self.state_std
                 state = self.state(state.clamp(-10, 10))
                 parts.append(state[:, None].expand(-1, self.side**2, -1))
+            if self.semantic is not None:
+                semantic = observation["semantic"].float()
+                semantic = self.semantic(semantic.flatten(1) * semantic.shape[-1] ** 0.5)
+                parts.append(semantic[:, None].expand(-1, self.side**2, -1))
             features = self.hidden(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
         # In float32: a latent's mean over frames is many times its spread, and bfloat16 would round the spread away.
         return self.project(features.float() + self.place)

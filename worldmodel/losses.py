@@ -31,7 +31,7 @@ def world_model_losses(
 
     Returns:
         scalars: `loss` (carries the gradient), and per term `latent`, `open_loop`, `sigreg`, `reward`, `terminal`,
-        and where they apply `privileged`, `decoder`.
+        and where they apply `privileged`, `semantic`, `decoder`.
 
     Raises:
         ValueError: the window is too short for the open loop.
@@ -79,6 +79,12 @@ def world_model_losses(
         (state,) = align_end(missing, batch["privileged"])
         terms["privileged"] = _privileged_loss(model, latents, beliefs, state, valid)
 
+    if model.semantic_head is not None and config.losses.semantic:
+        (semantic,) = align_end(missing, batch["semantic"])
+        terms["semantic"] = _mean(_semantic_error(model, latents, semantic), known.to(latents.dtype))
+        ahead = _semantic_error(model, dream.latents[:, 2:], semantic[:, first + 2 :])
+        terms["semantic"] = terms["semantic"] + _mean(ahead, dreamt)
+
     weights = asdict(config.losses)
     weights["sigreg"] *= sigreg_boost
     loss = sum(weights[name] * value for name, value in terms.items())
@@ -104,6 +110,13 @@ def align_end(missing: Tensor, *windows: Tensor) -> tuple[Tensor, ...]:
 def _mean(error: Tensor, valid: Tensor) -> Tensor:
     """The mean of `error [B, T]` over real transitions; padding does not count."""
     return (error * valid).sum() / valid.sum().clamp_min(1.0)
+
+
+def _semantic_error(model, latents: Tensor, semantic: Tensor) -> Tensor:
+    """Squared error of the semantic tokens `[B, T, K, E]` as read from latents `[B, T, N, D]`, in units of their
+    variance: `[B, T]`."""
+    target = (semantic - model.semantic_mean) / model.semantic_std
+    return (model.semantic_head(latents.flatten(-2)) - target.clamp(-10, 10)).square().mean((-1, -2))
 
 
 def _privileged_loss(model, latents: Tensor, beliefs: Tensor, state: Tensor, valid: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.config import ModelConfig
@@ -12,6 +15,7 @@ from worldmodel.interface import Interface
 from worldmodel.losses import world_model_losses
 from worldmodel.transformer import BeliefTransformer, Memory, Tail
 from worldmodel.transition import Prediction, Transition
+from worldmodel.vision_language.semantics import KEY, Semantics
 
 
 class WorldModel(nn.Module):
@@ -20,17 +24,29 @@ class WorldModel(nn.Module):
     Calling it computes the losses of a batch (so that data-parallel wrappers see one forward); everything else is a
     named method."""
 
-    def __init__(self, interface: Interface, config: ModelConfig):
+    def __init__(self, interface: Interface, config: ModelConfig, semantics: Semantics | None = None):
         super().__init__()
-        self.interface, self.config = interface, config
+        self.interface, self.config, self.semantics = interface, config, semantics
         tokens, dim, width = config.latent_tokens, config.latent_dim, config.width
-        self.encoder = FrameEncoder(interface, tokens, dim, config.channels, config.feature_width)
+        semantic_size = math.prod(semantics.shape) if semantics else 0
+        self.encoder = FrameEncoder(interface, tokens, dim, config.channels, config.feature_width, semantic_size)
         self.inward = nn.Linear(dim + interface.action_dim, width)
         self.place = nn.Parameter(torch.zeros(tokens, width))
         self.belief = BeliefTransformer(width, config.layers, config.heads, config.kv_heads, config.window)
         self.transition = Transition(dim, width, interface.action_dim, config.head_width, config.ensemble)
         self.decoder = VideoDecoder(interface, tokens, dim, config.channels) if interface.cameras else None
         self.state_decoder = StateDecoder(tokens, dim, interface.state_dim) if interface.state_dim else None
+        self.semantic_head = None
+        if semantics:
+            self.semantic_head = nn.Sequential(
+                nn.Linear(tokens * dim, config.feature_width),
+                nn.LayerNorm(config.feature_width),
+                nn.SiLU(),
+                nn.Linear(config.feature_width, semantic_size),
+                nn.Unflatten(-1, semantics.shape),
+            )
+            self.register_buffer("semantic_mean", torch.zeros(semantics.shape))
+            self.register_buffer("semantic_std", torch.ones(semantics.shape))
         self.position_head = self.velocity_head = None
         if interface.privileged_dim:
             positions = interface.privileged_positions
@@ -55,16 +71,23 @@ class WorldModel(nn.Module):
         """Where the parameters are."""
         return self.place.device
 
-    def set_scales(self, reward_std: float, privileged: tuple | None = None, state: tuple | None = None) -> None:
-        """Fix the units of rewards, simulator states and state inputs, from the data that training starts with.
+    def set_scales(
+        self,
+        reward_std: float,
+        privileged: tuple | None = None,
+        state: tuple | None = None,
+        semantic: tuple | None = None,
+    ) -> None:
+        """Fix the units of rewards, simulator states, state inputs and semantic tokens, from the data that training
+        starts with.
 
         Args:
             reward_std: of all rewards; 0 (none seen) leaves them as they are.
-            privileged, state: (mean, std) arrays of the vectors.
+            privileged, state, semantic: (mean, std) arrays of the vectors.
         """
         self.transition.reward_scale.fill_(float(reward_std) if reward_std > 1e-8 else 1.0)
-        for name, stats in (("privileged", privileged), ("state", state)):
-            owner = self if name == "privileged" else self.encoder
+        for name, stats in (("privileged", privileged), ("state", state), ("semantic", semantic)):
+            owner = self.encoder if name == "state" else self
             if stats is not None and hasattr(owner, f"{name}_mean"):
                 mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in stats)
                 getattr(owner, f"{name}_mean").copy_(mean)
@@ -74,12 +97,31 @@ class WorldModel(nn.Module):
         self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None, real: Tensor | None = None
     ) -> Tensor:
         """Observations with any leading axes, `[..., H, W, 3]` and `[..., S]`, to latents `[..., N, D]`; `reference` and
-        `real [...]` as in `FrameEncoder`."""
+        `real [...]` as in `FrameEncoder`. Semantic tokens that are not among them are made from the pictures."""
         key = self.interface.observation_keys()[0]
         lead = observation[key].shape[: -3 if key in self.interface.cameras else -1]
-        flat = {k: observation[k].flatten(0, len(lead) - 1) for k in self.interface.observation_keys()}
+        flat = {k: value.flatten(0, len(lead) - 1) for k, value in self.seen(observation).items()}
         real = None if real is None else real.flatten()
-        return self.encoder(flat, reference, real).unflatten(0, lead)
+        reference = None if reference is None else self._with_semantic(reference)
+        return self.encoder(self._with_semantic(flat), reference, real).unflatten(0, lead)
+
+    def calibrate(self, observation: dict[str, Tensor]) -> None:
+        """Standardise latents outside training by these frames `[F, ...]`."""
+        self.encoder.calibrate(self._with_semantic(self.seen(observation)))
+
+    def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of a batch or an observation the model sees: pictures, state, and semantic tokens where they are given.
+
+        Raises:
+            KeyError: an input that the model was made for is missing.
+        """
+        inputs = {key: batch[key] for key in self.interface.observation_keys()}
+        return inputs | {KEY: batch[KEY]} if self.semantics and KEY in batch else inputs
+
+    def _with_semantic(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.semantics is None or KEY in frames:
+            return frames
+        return frames | {KEY: self.semantics.tokens(frames, self.device)}
 
     def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
         """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""
@@ -123,6 +165,12 @@ class WorldModel(nn.Module):
         if self.velocity_head is not None:
             read = torch.cat([read, self.velocity_head(self.features(belief, latent))], -1)
         return read * self.privileged_std + self.privileged_mean
+
+    def read_semantic(self, latent: Tensor) -> Tensor:
+        """The semantic tokens that the model expects a frame of latents `[..., N, D]` to have: unit vectors
+        `[..., K, E]`; only of models with semantic tokens."""
+        read = self.semantic_head(latent.flatten(-2)) * self.semantic_std + self.semantic_mean
+        return F.normalize(read, dim=-1)
 
     def decode(self, latent: Tensor) -> dict[str, Tensor]:
         """Latents `[..., N, D]` to uint8 pictures `[..., H, W, 3]` of every camera.

@@ -103,6 +103,35 @@ class GoalObjective:
         return -(distance.mean(1) if self.reduction == "mean" else distance.amin(1))
 
 
+def sentence_fit(semantic: Tensor, text: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The cosine between semantic tokens `[R, S, K, E]` and a sentence for each row `[R, E]`, averaged over those `tokens`
+    of the K that compare with text: `[R, S]`."""
+    return torch.einsum("rske,re->rs", semantic[:, :, list(tokens)], text) / len(tokens)
+
+
+class SentenceObjective:
+    """How well imagined frames fit a sentence: the cosine between their semantic tokens and its embedding, averaged over
+    cameras and over all steps but the observed one.
+
+    Args:
+        text: `[B, E]`, unit vectors, one sentence for each planned row; candidate c of row b is trajectory b * C + c.
+        read: latents `[R, S, N, D]` to semantic tokens `[R, S, K, E]`, unit vectors.
+        tokens: which of the K compare with text.
+    """
+
+    def __init__(self, text: Tensor, read: Callable[[Tensor], Tensor], tokens: Sequence[int]):
+        if text.ndim != 2:
+            raise ValueError(f"text embeddings of shape {tuple(text.shape)}: expected [B, E]")
+        self.text, self.read, self.tokens = text, read, list(tokens)
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        latents = trajectory.latents[:, 1:]
+        if latents.shape[0] % len(self.text):
+            raise ValueError(f"{len(self.text)} sentences do not fit {latents.shape[0]} trajectories")
+        text = self.text.repeat_interleave(latents.shape[0] // len(self.text), 0)
+        return sentence_fit(self.read(latents), text, self.tokens).mean(1)
+
+
 class WeightedSum:
     """Several objectives at once, as `[(weight, objective), ...]`."""
 

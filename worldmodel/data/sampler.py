@@ -55,6 +55,7 @@ class WindowSampler:
         if recent_fraction > 0 and recent_episodes == 0:
             raise ValueError(f"recent_fraction={recent_fraction} needs recent_episodes > 0")
         self.store = store
+        self.features = store.features
         self.length = length
         self.batch_size = batch_size
         self.split = split
@@ -71,6 +72,7 @@ class WindowSampler:
         has them; `action` `[B, T, A]`; `previous_action` `[B, T+1, A]`, the action that led to each observation (zeros
         before an episode's first); `reward` `[B, T]`; `terminated` `[B, T]`, 1 at the transition that ended its episode
         for good; `valid` `[B, T]`, 0 on padding (there the last observation repeats, actions and rewards are 0);
+        `semantic` `[B, T+1, K, E]` where the store has a cache of features (`store.features`);
         `episode` and `start` int64 `[B]`; `recent` bool `[B]`, rows drawn from the newest episodes alone.
 
         Raises ValueError where the split has no episodes, StoreDamaged where no readable one is found."""
@@ -93,8 +95,21 @@ class WindowSampler:
                     target[row, end:] = target[row, end - 1]
             values[row, 0] = arrays[VALUES][begin - 1]
         values[starts == 0, 0] = 0.0  # nothing precedes an episode; what was read is the end of another one
+        if self.features is not None:
+            pictures["semantic"] = self._semantic(episodes, starts, steps)
         marks = self._marks(episodes, starts, steps) | {"recent": torch.from_numpy(self._recent(count))}
         return {**pictures, **self._columns(values), **marks}
+
+    def _semantic(self, episodes: np.ndarray, starts: np.ndarray, steps: np.ndarray) -> torch.Tensor:
+        """The windows' semantic tokens `[B, T+1, K, E]`."""
+        maps, first = self.features.locate(episodes)
+        rows = []
+        for episode, arrays, begin, end in zip(episodes, maps, first + starts, steps + 1, strict=True):
+            if arrays is None:
+                self.features.rows(int(episode))  # raises, saying which features are missing
+            window = np.concatenate([arrays[camera][begin : begin + end] for camera in self.store.interface.cameras], 1)
+            rows.append(np.concatenate([window, window[-1:].repeat(self.length + 1 - end, 0)]))
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def state_dict(self) -> dict:
         """Where the generator stands, as plain JSON types."""

@@ -1,0 +1,199 @@
+"""Make the embedded vision-language encoder: `python -m scripts.pretrain_vision_language [--updates N] [--out FOLDER]`.
+
+Draws captioned pictures of the built-in tasks and of tabletops, trains a small SigLIP on them, saves it where
+`vision_language=embedded` finds it, and prints its card. A run that was stopped goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import envs  # noqa: F401  chooses the GL backend, and loads triton before the first GL context
+
+ROOT = Path(__file__).parents[1]
+EMBEDDED = ROOT / "worldmodel" / "vision_language" / "embedded"
+COMMAND = "python -m scripts.pretrain_vision_language"
+SIZE = 64  # pixels
+CHUNK = 5000  # pictures of a file
+CHECKED = 1000  # pictures of a measurement, held out
+CHOICES = 32
+SAVED_EVERY = 500  # updates
+BARS = {"scenes": 0.8, "combinations": 0.7, "phrasings": 0.7, "layouts": None}
+
+
+def main() -> None:
+    """Draw, train, save, measure."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=200_000, help="to draw (200000)")
+    parser.add_argument("--updates", type=int, default=10_000, help="of 128 pictures each (10000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw (2)")
+    parser.add_argument("--threads", type=int, default=0, help="of the training; torch's own number (0)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("outputs/vision_language"), help="of pictures and checkpoints"
+    )
+    parser.add_argument("--out", type=Path, default=EMBEDDED, help="where the encoder goes")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where its card goes")
+    arguments = parser.parse_args()
+    from worldmodel.precision import configure
+
+    configure(arguments.threads or None)
+    began = time.monotonic()
+    pictures, tables = drawn(arguments)
+    spent = {"drawing": time.monotonic() - began}
+    began = time.monotonic()
+    trained(arguments, pictures, tables)
+    spent["training"] = time.monotonic() - began
+    card(arguments, spent)
+
+
+def drawn(arguments):
+    """The pictures to train on, `[N, H, W, 3]`, and what is true of them; drawn chunk by chunk, once."""
+    import numpy as np
+
+    from envs.captions.truth import Tables
+
+    folder = arguments.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{arguments.seed}_{chunk}.npz" for chunk in range(-(-arguments.pictures // CHUNK))]
+    missing = [(path, [arguments.seed, chunk]) for chunk, path in enumerate(paths) if not path.exists()]
+    if missing:
+        print(f"drawing {len(missing) * CHUNK} pictures", flush=True)
+        with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+            for done, _ in enumerate(pool.imap_unordered(_draw_chunk, missing), 1):
+                print(f"{done * CHUNK} of {len(missing) * CHUNK}", flush=True)
+    chunks = [np.load(path) for path in paths]
+    tables = Tables(*(np.concatenate([chunk[name] for chunk in chunks]) for name in Tables._fields))
+    return np.concatenate([chunk["pictures"] for chunk in chunks]), tables
+
+
+def _draw_chunk(task) -> None:
+    import numpy as np
+
+    from envs.captions.corpus import Corpus
+
+    path, seed = task
+    corpus = Corpus(SIZE)
+    pictures, tables = corpus.draw(CHUNK, seed)
+    corpus.close()
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, pictures=pictures, **tables._asdict())
+    partial.replace(path)
+
+
+def trained(arguments, pictures, tables) -> None:
+    """Train, from the last checkpoint on, and save the encoder."""
+    import numpy as np
+    import torch
+
+    from envs.captions.speaking import known_words, possible_claims, say, true_claims
+    from envs.captions.truth import truth
+    from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
+    from worldmodel.vision_language.contrastive import (
+        DualEncoderConfig,
+        Pretraining,
+        make_model,
+        make_tokenizer,
+        save,
+    )
+
+    config = DualEncoderConfig()
+    tokenizer = make_tokenizer(known_words())
+    torch.manual_seed(arguments.seed)
+    model = make_model(config, len(tokenizer), SIZE)
+    training = Pretraining(model, tokenizer, config, arguments.updates)
+    checkpoints = arguments.folder / "checkpoints"
+    first = 0
+    if (checkpoints / "last").exists():
+        last = find_checkpoint(checkpoints / "last")
+        if read_meta(last)["run"] == _run(arguments):
+            load_module(last, "model", model)
+            load_optimizer(last, "model", training.optimizer)
+            first = read_meta(last)["update"]
+    print(f"training from update {first} of {arguments.updates}", flush=True)
+    losses, began = [], time.monotonic()
+    for update in range(first, arguments.updates):
+        rng = np.random.default_rng([arguments.seed, update])
+        rows = rng.integers(len(pictures), size=config.batch_size)
+        claims = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in rows]
+        true, known = truth(claims, tables.of(rows))
+        sentences = [say(claim, rng) for claim in claims]
+        losses.append(training.update(update, pictures[rows], sentences, true, known, rng))
+        if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
+            meta = {"update": update + 1, "run": _run(arguments)}
+            save_checkpoint(
+                checkpoints / str(update + 1), {"model": model}, {"model": training.optimizer}, meta, keep=1
+            )
+            save(arguments.out, model, tokenizer, SIZE)
+            rate = (update + 1 - first) / (time.monotonic() - began)
+            measured = measure(arguments.out, "scenes", 7, count=CHECKED // 2)
+            print(
+                f"update {update + 1}: loss {np.mean(losses):.3f}, {rate:.2f} updates/s, retrieval "
+                f"{np.mean(measured['hits']):.3f}, area under the curve {measured['area']:.3f}",
+                flush=True,
+            )
+            losses.clear()
+
+
+def _run(arguments) -> dict:
+    """What a checkpoint must be of, to go on from it."""
+    return {"pictures": arguments.pictures, "updates": arguments.updates, "seed": arguments.seed}
+
+
+def measure(encoder_folder: Path, what: str, seed: int, count: int = CHECKED) -> dict:
+    """Held-out pictures and sentences, encoded as any user would: whether the right one of 32 sentences was found, and how
+    well true sentences about what a picture shows are told from false ones."""
+    import numpy as np
+
+    from envs.captions.corpus import Corpus
+    from envs.captions.speaking import possible_claims, say, true_claims
+    from envs.captions.truth import truth
+    from worldmodel.vision_language import load
+    from worldmodel.vision_language.scoring import area_under_curve, retrieved
+
+    split = {"combinations": "held_out_combinations", "layouts": "held_out_layouts"}.get(what, "train")
+    phrasings = "held_out" if what == "phrasings" else "seen"
+    corpus, rng = Corpus(SIZE), np.random.default_rng([1 << 20, seed])
+    pictures, tables = corpus.draw(count, [1 << 20, seed], split)
+    corpus.close()
+    encoder = load(encoder_folder)
+    seen = encoder.encode_images(pictures)[:, 0].numpy()
+    claims = [true_claims(tables, row, rng, about_held_out=what == "combinations") for row in range(count)]
+    scores = seen @ encoder.encode_text([say(claim, rng, phrasings) for claim in claims]).numpy().T
+    hits = retrieved(scores, *truth(claims, tables), CHOICES, rng)
+    doubtful = [possible_claims(tables, row, rng) for row in range(count)]
+    said = encoder.encode_text([say(claim, rng, phrasings) for claim in doubtful]).numpy()
+    own = truth(doubtful, tables)[0].diagonal()
+    return {"hits": hits, "area": area_under_curve((seen * said).sum(1), own)}
+
+
+def card(arguments, spent: dict[str, float]) -> None:
+    """Measure the saved encoder, write results/vision_language_*.json, and print what it is."""
+    from worldmodel.provenance import result_json, write_json
+
+    size = sum(file.stat().st_size for file in arguments.out.iterdir())
+    facts = {
+        "pictures": arguments.pictures,
+        "updates": arguments.updates,
+        "megabytes": round(size / 1e6, 2),
+        "seconds": {name: round(value) for name, value in spent.items()},
+    }
+    for what, bar in BARS.items():
+        measured = measure(arguments.out, what, 1)
+        claim = f"retrieval of the right caption among {CHOICES}, held-out {what}: share of {CHECKED} pictures"
+        hits = [float(hit) for hit in measured["hits"]]
+        more = {"area_under_curve": measured["area"], **facts}
+        result = result_json(claim, COMMAND, [arguments.seed], hits, bar, **more)
+        result["values"] = [result["mean"]]
+        write_json(arguments.results / f"vision_language_{what}.json", result)
+        met = "" if bar is None else f", bar {bar}: {'met' if result['met'] else 'missed'}"
+        print(f"{claim}: {result['mean']:.3f}{met}; true from false: area {measured['area']:.3f}", flush=True)
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()

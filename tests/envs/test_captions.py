@@ -1,0 +1,156 @@
+"""Captioned pictures: what is said to be true is true, held-out words stay out, and other looks are put back."""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+import envs  # noqa: F401  registers the built-in tasks
+from envs.captions.appearance import Appearance
+from envs.captions.corpus import Corpus, arrange
+from envs.captions.speaking import known_words, possible_claims, say, true_claims
+from envs.captions.statements import STATEMENTS, TASKS
+from envs.captions.truth import empty_tables, enter_scene, truth
+from envs.tabletop import facts
+from envs.tabletop.facts import Fact
+from envs.tabletop.scene import TOOLS, draw
+from envs.tabletop.vocabulary import HELD_OUT_COMBINATIONS
+
+WORDS = {word for text in known_words() for word in "".join(c if c.isalpha() else " " for c in text.lower()).split()}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    corpus = Corpus(32)
+    yield corpus
+    corpus.close()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(0)
+    scenes = [arrange(draw(rng, tool=TOOLS[i % 2]), rng) for i in range(60)]
+    tables = empty_tables(len(scenes))
+    for row, scene in enumerate(scenes):
+        enter_scene(tables, row, scene)
+    return scenes, tables
+
+
+def test_the_tables_say_what_the_facts_say(scenes):
+    scenes, tables = scenes
+    rng = np.random.default_rng(1)
+    asked = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in range(len(scenes))]
+    asked += [(fact,) for scene in scenes[:10] for fact in facts.all_facts(scene)]
+    got, known = truth(asked, tables)
+    expected = [[all(facts.holds(fact, scene) for fact in claims) for claims in asked] for scene in scenes]
+    assert known.all() and np.array_equal(got, expected)
+    assert {fact.relation for claims in asked for fact in claims} == {*facts.RELATIONS, "count", "zone"}
+
+
+def test_what_is_claimed_to_be_true_is(scenes):
+    scenes, tables = scenes
+    rng = np.random.default_rng(2)
+    for row, scene in enumerate(scenes):
+        for _ in range(10):
+            assert all(facts.holds(fact, scene) for fact in true_claims(tables, row, rng))
+
+
+def test_possible_claims_are_of_both_kinds(scenes):
+    scenes, tables = scenes
+    rng = np.random.default_rng(3)
+    claims = [possible_claims(tables, row, rng) for row in range(len(scenes)) for _ in range(10)]
+    holds = truth(claims, tables)[0]
+    own = [holds[i // 10, i] for i in range(len(claims))]
+    assert 0.15 < np.mean(own) < 0.85
+
+
+def test_held_out_combinations_are_neither_drawn_nor_named_in_training(corpus):
+    rng = np.random.default_rng(4)
+    _, tables = corpus.draw(40, 5)
+    _, held_out = corpus.draw(20, 6, "held_out_combinations")
+    claims = [make(tables, row, rng) for row in range(40) for make in (true_claims, possible_claims) for _ in range(5)]
+    named = {s[:2] for claim in claims for fact in claim if isinstance(fact, Fact) for s in fact.subjects}
+    assert len(named) > 20 and not named & HELD_OUT_COMBINATIONS
+    for row in range(20):
+        claim = true_claims(held_out, row, rng, about_held_out=True)
+        assert any(s[:2] in HELD_OUT_COMBINATIONS for fact in claim for s in fact.subjects)
+
+
+def test_training_says_known_words_alone(corpus):
+    rng = np.random.default_rng(5)
+    _, tables = corpus.draw(60, 7)
+    said = {
+        word
+        for row in range(60)
+        for make in (true_claims, possible_claims)
+        for _ in range(10)
+        for word in say(make(tables, row, rng), rng).replace(",", "").replace("'", " ").lower().split()
+    }
+    assert len(said) > 80 and said <= WORDS
+
+
+def test_seen_and_held_out_phrasings_of_a_statement_differ():
+    for statement in STATEMENTS:
+        assert statement.seen and statement.held_out and not set(statement.seen) & set(statement.held_out)
+
+
+@pytest.mark.parametrize(
+    "task, state, true, false",
+    [
+        ("cartpole", [0.0, 0.05, 0, 0], "the pole stands upright in the middle", "the pole hangs down"),
+        ("cartpole", [-1.0, math.pi, 0, 0], "the pole hangs down", "the cart is in the middle"),
+        ("cartpole", [1.0, 0.8, 0, 0], "the pole leans to the right", "the pole stands upright"),
+        ("pendulum", [-1.5, 0], "the pendulum is horizontal", "the pendulum leans to the right"),
+        ("reacher", [0.3, 0.1, 0, 0], "the arm is stretched out", "the arm is folded"),
+        ("two_room", [-0.6, 0.7, 0, 0], "the ball is in the left room", "the ball is in the right room"),
+    ],
+)
+def test_statements_of_built_in_tasks(task, state, true, false):
+    env = gymnasium.make(TASKS[task]).unwrapped
+    env.reset(seed=0, options={"state": state})
+    holding = {
+        way for statement in STATEMENTS if statement.task == task and statement.true(env) for way in statement.seen
+    }
+    env.close()
+    assert true in holding and false not in holding
+
+
+@pytest.mark.parametrize("task", ["reacher", "two_room", "pusher"])
+def test_a_solved_task_is_said_to_be_solved(task):
+    ways = {
+        "reacher": "the arm touches the disk",
+        "two_room": "the ball is at its goal",
+        "pusher": "the block is in its place",
+    }
+    (statement,) = [s for s in STATEMENTS if ways[task] in s.seen]
+    env = gymnasium.make(TASKS[task]).unwrapped
+    env.reset(seed=1)
+    assert not statement.true(env)
+    env.reset(seed=1, options={"solved": True})
+    assert statement.true(env)
+    env.close()
+
+
+def test_pictures_follow_from_the_seed(corpus):
+    first, again = corpus.draw(12, 8), corpus.draw(12, 8)
+    assert np.array_equal(first[0], again[0]) and all(
+        np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True)
+    )
+    assert not np.array_equal(first[0], corpus.draw(12, 9)[0])
+
+
+def test_another_look_is_put_back():
+    env = gymnasium.make(TASKS["pusher"]).unwrapped
+    names = ("cam_pos", "cam_quat", "cam_fovy", "light_dir", "light_diffuse", "geom_rgba", "geom_matid")
+    before = {name: getattr(env.model, name).copy() for name in names}
+    appearance = Appearance(env.model)
+    appearance.vary(np.random.default_rng(0))
+    assert not np.array_equal(env.model.cam_pos, before["cam_pos"])
+    mujoco.mj_forward(env.model, env.data)
+    appearance.restore()
+    assert all(np.array_equal(getattr(env.model, name), value) for name, value in before.items())
+    env.close()

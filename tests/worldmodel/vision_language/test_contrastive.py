@@ -1,0 +1,114 @@
+"""The pretraining of the embedded encoder: its loss, its updates, its words, and the checkpoint that any loader reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_encoder import SENTENCES, make_tiny_encoder
+
+from worldmodel.vision_language import load
+from worldmodel.vision_language.contrastive import (
+    DualEncoderConfig,
+    Pretraining,
+    make_model,
+    make_tokenizer,
+    save,
+    sigmoid_loss,
+)
+from worldmodel.vision_language.scoring import area_under_curve, retrieved
+
+TINY = DualEncoderConfig(width=32, layers=1, heads=2, patch=16, text_layers=1, learning_rate=5e-3)
+
+
+def test_the_loss_is_a_sigmoids_for_every_pair_that_is_known():
+    images, texts = (F.normalize(torch.randn(n, 4), dim=-1) for n in (3, 5))
+    true, weight = torch.rand(3, 5) < 0.4, (torch.rand(3, 5) < 0.8).float()
+    scale, bias = torch.tensor(7.0), torch.tensor(-2.0)
+    logits = 7.0 * images @ texts.T - 2.0
+    expected = F.binary_cross_entropy_with_logits(logits, true.float(), weight, reduction="sum") / 3
+    assert torch.allclose(sigmoid_loss(images, texts, true, weight, scale, bias), expected)
+
+
+def test_colours_are_learned_and_a_saved_encoder_says_the_same(tmp_path):
+    """Four pictures of one colour each: the sentence of a colour finds its picture, through the files too."""
+    colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (240, 240, 240)}
+    rng = np.random.default_rng(0)
+    shades = np.array(list(colours.values()), np.int64)
+    sentences = [f"all is {name}" for name in colours]
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(sentences)
+    model = make_model(TINY, len(tokenizer), 32)
+    training = Pretraining(model, tokenizer, TINY, updates=60)
+    losses = []
+    for update in range(60):
+        which = rng.integers(4, size=8)
+        pictures = np.clip(shades[which][:, None, None] + rng.integers(-15, 15, (8, 32, 32, 3)), 0, 255).astype(
+            np.uint8
+        )
+        said = np.concatenate([which, rng.integers(4, size=8)])
+        true = which[:, None] == said
+        losses.append(training.update(update, pictures, [sentences[i] for i in said], true, np.ones_like(true), rng))
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
+
+    save(tmp_path / "encoder", model, tokenizer, 32)
+    encoder = load(tmp_path / "encoder")
+    pictures = shades[:, None, None].repeat(32, 1).repeat(32, 2).astype(np.uint8)
+    scores = encoder.encode_images(pictures)[:, 0] @ encoder.encode_text(sentences).T
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+    model.eval()
+    with torch.no_grad():
+        mine = F.normalize(
+            model.vision_model(pixel_values=training.preprocess(torch.from_numpy(pictures))).pooler_output
+        )
+    assert torch.allclose(mine, encoder.encode_images(pictures)[:, 0], atol=2e-2)  # float16 on disk
+    assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-2)
+
+
+def test_the_rate_rises_and_comes_down():
+    training = Pretraining(make_model(TINY, 8, 32), None, TINY, updates=100)
+    rates = [training.rate(update) for update in range(100)]
+    assert rates[0] == TINY.learning_rate / 5 and max(rates) == TINY.learning_rate and rates.index(max(rates)) in (4, 5)
+    assert rates[-1] < 0.01 * TINY.learning_rate and all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    def trained() -> torch.Tensor:
+        torch.manual_seed(0)
+        rng, tokenizer = np.random.default_rng(0), make_tokenizer(SENTENCES)
+        training = Pretraining(make_model(TINY, len(tokenizer), 32), tokenizer, TINY, updates=3)
+        for update in range(3):
+            pictures = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+            true = rng.random((2, 4)) < 0.5
+            training.update(update, pictures, [*SENTENCES, SENTENCES[0]], true, np.ones_like(true), rng)
+        return torch.cat([p.detach().flatten() for p in training.model.parameters()])
+
+    assert torch.equal(trained(), trained())
+
+
+def test_words_in_any_case_and_words_never_heard_of(tmp_path):
+    encoder = load(make_tiny_encoder(tmp_path))
+    plain, shouted, strange = encoder.encode_text(
+        ["the pole hangs down", "The POLE, hangs down!", "the zebra hangs down"]
+    )
+    assert torch.equal(plain, shouted)
+    assert not torch.allclose(plain, strange) and strange.isfinite().all()
+
+
+def test_retrieval_counts_pictures_whose_own_sentence_scores_highest():
+    scores, rng = np.eye(6) + 0.1, np.random.default_rng(0)
+    true = np.eye(6, dtype=bool)
+    assert retrieved(scores, true, np.ones_like(true), 6, rng).all()
+    scores[0, 1] = 2.0
+    assert retrieved(scores, true, np.ones_like(true), 6, rng).tolist() == [False, *[True] * 5]
+    true[0, 1] = True  # it is true of the picture as well: no mistake
+    assert retrieved(scores, true, np.ones_like(true), 5, rng)[0]
+    with pytest.raises(ValueError, match="picture 0 has 4 sentences"):
+        retrieved(scores, true, np.ones_like(true), 6, rng)
+
+
+def test_area_under_the_curve():
+    assert area_under_curve(np.array([3.0, 2.0, 1.0]), np.array([True, True, False])) == 1.0
+    assert area_under_curve(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+    assert area_under_curve(np.array([0.0, 1.0, 2.0]), np.array([True, False, True])) == 0.5

@@ -1,0 +1,190 @@
+"""Trains a small dual encoder on pictures and sentences of which it is known what is true of what."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.vision_language.preprocessing import Preprocessing
+
+WORD = re.compile(r"[a-z]+")
+LONGEST = 28  # words of a sentence
+UNKNOWN_WORDS = 0.03  # of the words in training become the unknown one, as which words that were never seen arrive
+MEAN = STD = (0.5, 0.5, 0.5)
+_PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """Size and training of the embedded encoder.
+
+    Attributes:
+        width, layers, heads: of the picture's transformer; the sentence's is as wide.
+        patch: pixels of a patch's side.
+        text_layers: of the sentence's transformer.
+        batch_size: pictures of an update, each with two sentences.
+        learning_rate: at its highest; see `Pretraining.rate`.
+        own_weight: what a picture's own doubtful sentence counts, beside one that belongs to another picture.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    patch: int = 8
+    text_layers: int = 2
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    own_weight: float = 8.0
+
+
+def make_tokenizer(sentences: Iterable[str]):
+    """A `transformers` tokenizer with the words of the sentences, in lower case; it says `<unk>` of any other."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for sentence in sentences for word in WORD.findall(sentence.lower())})
+    vocabulary = {word: number for number, word in enumerate([_PAD, _END, _UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z]+"), behavior="removed")
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {_END}", special_tokens=[(_END, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        eos_token=_END,
+        unk_token=_UNKNOWN,
+        model_max_length=LONGEST,
+        model_input_names=["input_ids"],  # SigLIP reads its last position, and every position is filled
+    )
+
+
+def make_model(config: DualEncoderConfig, words: int, image_size: int) -> nn.Module:
+    """An untrained `transformers.SiglipModel` (Zhai et al. 2023)."""
+    from transformers import SiglipConfig, SiglipModel
+
+    shared = {"hidden_size": config.width, "num_attention_heads": config.heads}
+    text = {
+        "vocab_size": words,
+        "max_position_embeddings": LONGEST,
+        "num_hidden_layers": config.text_layers,
+        "intermediate_size": 2 * config.width,
+        "projection_size": config.width,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+    vision = {
+        "image_size": image_size,
+        "patch_size": config.patch,
+        "num_hidden_layers": config.layers,
+        "intermediate_size": 2 * config.width,
+    }
+    model = SiglipModel(SiglipConfig(text_config=shared | text, vision_config=shared | vision))
+    with torch.no_grad():
+        model.logit_scale.fill_(np.log(10.0))
+        model.logit_bias.fill_(-4.0)
+    return model
+
+
+def sigmoid_loss(images: Tensor, texts: Tensor, true: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """The pairwise sigmoid loss of SigLIP (Zhai et al. 2023, algorithm 1), for which every pair that is true is positive,
+    not only those that were drawn together.
+
+    Args:
+        images, texts: unit vectors `[B, E]` and `[S, E]`.
+        true: bool `[B, S]`.
+        weight: `[B, S]`, 0 where it is not known.
+        scale, bias: of the logits.
+    """
+    logits = scale * images @ texts.T + bias
+    return (weight * F.softplus(torch.where(true, -logits, logits))).sum() / len(images)
+
+
+class Pretraining:
+    """The updates of one model.
+
+    Args:
+        model, tokenizer: of `make_model` and `make_tokenizer`.
+        updates: how many there will be, for the learning rate.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, config: DualEncoderConfig, updates: int):
+        self.model, self.tokenizer, self.config = model.train(), tokenizer, config
+        side = model.config.vision_config.image_size
+        self.preprocess = Preprocessing("squash", (side, side), None, MEAN, STD)
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.updates, self.warmup = updates, max(1, updates // 20)
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update: up linearly over a twentieth of them, then down a half cosine to zero."""
+        done = (update - self.warmup) / max(1, self.updates - self.warmup)
+        share = min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
+        return self.config.learning_rate * share
+
+    def update(
+        self,
+        number: int,
+        pictures: np.ndarray,
+        sentences: list[str],
+        true: np.ndarray,
+        known: np.ndarray,
+        rng: np.random.Generator,
+    ) -> float:
+        """One update; the loss.
+
+        Args:
+            number: of the update, from 0.
+            pictures: uint8 `[B, H, W, 3]`.
+            sentences: S = 2 B; sentence i and B + i were made for picture i, the second of them true or not.
+            true, known: bool `[B, S]`.
+        """
+        batch = len(pictures)
+        weight = torch.from_numpy(known.astype(np.float32))
+        rows = torch.arange(batch)
+        weight[rows, batch + rows] *= self.config.own_weight
+        words = self.tokenizer(
+            sentences, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="np"
+        )
+        words = words["input_ids"]
+        unknown = (rng.random(words.shape) < UNKNOWN_WORDS) & (words > 2)
+        words = torch.from_numpy(np.where(unknown, 2, words))
+        images = F.normalize(
+            self.model.vision_model(pixel_values=self.preprocess(torch.from_numpy(pictures))).pooler_output
+        )
+        texts = F.normalize(self.model.text_model(input_ids=words).pooler_output)
+        scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
+        loss = sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(number)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def save(folder: Path, model: nn.Module, tokenizer, image_size: int, dtype: torch.dtype = torch.float16) -> None:
+    """Write a checkpoint as `transformers` does: config, weights in `dtype`, tokenizer and image processor."""
+    from transformers import SiglipImageProcessor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessor(
+        size={"height": image_size, "width": image_size}, image_mean=MEAN, image_std=STD, resample=3
+    ).save_pretrained(folder)
