@@ -103,7 +103,7 @@ _WORLD = """
     <default class="wall"><geom type="box" rgba=".62 .60 .58 1" contype="2" conaffinity="2"/></default>
   </default>
   <worldbody>
-    <light type="directional" dir=".55 -.1 -.83" diffuse=".5 .5 .5" specular="0 0 0" castshadow="false"/>
+    <light directional="true" dir=".55 -.1 -.83" diffuse=".5 .5 .5" specular="0 0 0" castshadow="false"/>
     <camera name="view" pos="0 -3.03 6.34" xyaxes="1 0 0 0 .906 .423" fovy="18.3"/>
     <geom name="table" type="box" pos="0 0 -.01" size="1.1 1.1 .01" rgba=".27 .28 .31 1" contype="0" conaffinity="0"/>
     <geom class="wall" name="west" pos="-1.03 0 .04" size=".03 1.06 .05"/>
