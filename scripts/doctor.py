@@ -223,6 +223,14 @@ def check_dm_control() -> Finding:
     return _extra("dm_control", "dmc/<domain>-<task>", 'pip install -e ".[dmc]"')
 
 
+def check_metaworld() -> Finding:
+    return _extra("metaworld", "metaworld/<task>-v3", 'pip install -e ".[metaworld]"')
+
+
+def check_open_clip() -> Finding:
+    return _extra("open_clip_torch", "vision_language.name=open_clip:<model>/<tag>", 'pip install -e ".[open_clip]"')
+
+
 def check_pygame() -> Finding:
     return _extra("pygame", "pictures of Acrobot-v1 and its kind", "pip install pygame")
 
@@ -255,6 +263,8 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "wandb": check_wandb,
     "disk": check_disk,
     "dm_control": check_dm_control,
+    "metaworld": check_metaworld,
+    "open_clip": check_open_clip,
     "pygame": check_pygame,
 }
 
