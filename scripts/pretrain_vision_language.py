@@ -91,7 +91,7 @@ def trained(arguments, pictures, tables) -> None:
     import torch
 
     from envs.captions.speaking import known_words, possible_claims, say, true_claims
-    from envs.captions.truth import truth
+    from envs.captions.truth import ATTRIBUTES, attributes, truth
     from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
     from worldmodel.vision_language.contrastive import (
         DualEncoderConfig,
@@ -105,13 +105,15 @@ def trained(arguments, pictures, tables) -> None:
     tokenizer = make_tokenizer(known_words())
     torch.manual_seed(arguments.seed)
     model = make_model(config, len(tokenizer), SIZE)
-    training = Pretraining(model, tokenizer, config, arguments.updates)
+    training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES)
+    modules = {"model": model, "reader": training.reader}
     checkpoints = arguments.folder / "checkpoints"
     first = 0
     if (checkpoints / "last").exists():
         last = find_checkpoint(checkpoints / "last")
         if read_meta(last)["run"] == _run(arguments):
-            load_module(last, "model", model)
+            for name, module in modules.items():
+                load_module(last, name, module)
             load_optimizer(last, "model", training.optimizer)
             first = read_meta(last)["update"]
     print(f"training from update {first} of {arguments.updates}", flush=True)
@@ -122,12 +124,12 @@ def trained(arguments, pictures, tables) -> None:
         claims = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in rows]
         true, known = truth(claims, tables.of(rows))
         sentences = [say(claim, rng) for claim in claims]
-        losses.append(training.update(update, pictures[rows], sentences, true, known, rng))
+        chosen = tables.of(rows)
+        parts = chosen.cells.astype(int), attributes(chosen)
+        losses.append(training.update(update, pictures[rows], sentences, true, known, rng, parts))
         if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
             meta = {"update": update + 1, "run": _run(arguments)}
-            save_checkpoint(
-                checkpoints / str(update + 1), {"model": model}, {"model": training.optimizer}, meta, keep=1
-            )
+            save_checkpoint(checkpoints / str(update + 1), modules, {"model": training.optimizer}, meta, keep=1)
             save(arguments.out, model, tokenizer, SIZE)
             rate = (update + 1 - first) / (time.monotonic() - began)
             measured = measure(arguments.out, "scenes", 7, count=CHECKED // 2)
@@ -182,12 +184,13 @@ def card(arguments, spent: dict[str, float]) -> None:
         "megabytes": round(size / 1e6, 2),
         "seconds": {name: round(value) for name, value in spent.items()},
     }
+    command = f"{COMMAND} --pictures {arguments.pictures} --updates {arguments.updates} --seed {arguments.seed}"
     for what, bar in BARS.items():
         measured = measure(arguments.out, what, 1)
         claim = f"retrieval of the right caption among {CHOICES}, held-out {what}: share of {CHECKED} pictures"
         hits = [float(hit) for hit in measured["hits"]]
         more = {"area_under_curve": measured["area"], **facts}
-        result = result_json(claim, COMMAND, [arguments.seed], hits, bar, **more)
+        result = result_json(claim, command, [arguments.seed], hits, bar, **more)
         result["values"] = [result["mean"]]
         write_json(arguments.results / f"vision_language_{what}.json", result)
         met = "" if bar is None else f", bar {bar}: {'met' if result['met'] else 'missed'}"

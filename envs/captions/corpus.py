@@ -10,12 +10,12 @@ import numpy as np
 from envs.cameras import own_view
 from envs.captions.appearance import Appearance
 from envs.captions.statements import TASKS
-from envs.captions.truth import Tables, empty_tables, enter_scene, enter_task
+from envs.captions.truth import GRID, Tables, empty_tables, enter_scene, enter_task
 from envs.renderer import Renderer
 from envs.tabletop import table
 from envs.tabletop.facts import NEXT_TO
 from envs.tabletop.geometry import gap
-from envs.tabletop.scene import LIFTED, TABLE, TOOL_RADIUS, TOOLS, ZONE, Scene, draw
+from envs.tabletop.scene import LIFTED, MAX_OBJECTS, TABLE, TOOL_RADIUS, TOOLS, ZONE, Scene, draw
 
 _TABLETOPS = 0.75  # of all pictures
 _VARIED = 0.5  # of them: in other colours, light and from other places than the env's own
@@ -66,7 +66,12 @@ class Corpus:
         enter_scene(tables, row, scene)
         stage = self._tabletops[kind]
         table.put(scene, stage.model, stage.data)
-        return stage.picture(rng)
+        picture = stage.picture(rng)
+        middles = [(*thing.position[:2], thing.position[2] + thing.height / 2) for thing in scene.objects]
+        tables.cells[row, : len(middles)] = stage.cells(middles)
+        marked = [(*zone.position, 0.0) for zone in scene.zones]
+        tables.cells[row, MAX_OBJECTS : MAX_OBJECTS + len(marked)] = stage.cells(marked)
+        return picture
 
     def _task(self, tables: Tables, row: int, rng: np.random.Generator) -> np.ndarray:
         task = list(TASKS)[int(rng.integers(len(TASKS)))]
@@ -94,6 +99,7 @@ class _Stage:
         self.renderer = Renderer(model, size, size, quality)
         self.camera = own_view(_Named(model))
         self.appearance = Appearance(model)
+        self._fovy = 0.0  # of the last picture, in degrees
 
     def picture(self, rng: np.random.Generator) -> np.ndarray:
         """Of the data as they stand, as the env draws it or with another look."""
@@ -102,10 +108,23 @@ class _Stage:
             self.appearance.vary(rng)
         try:
             mujoco.mj_forward(self.model, self.data)
+            self._fovy = float(self.model.cam_fovy[self.camera.fixedcamid])
             return self.renderer.render(self.data, self.camera)
         finally:
             if varied:
                 self.appearance.restore()
+
+    def cells(self, points) -> list[int]:
+        """Which cells of the last picture show the points `[P, 3]`, as in `Tables.cells`."""
+        camera, data = self.camera.fixedcamid, self.data
+        zoom = 1 / math.tan(math.radians(self._fovy) / 2)
+        found = []
+        for point in points:
+            right, up, back = data.cam_xmat[camera].reshape(3, 3).T @ (np.array(point) - data.cam_xpos[camera])
+            column, row = ((1 + zoom * side / -back) / 2 * GRID for side in (right, -up))
+            inside = 0 <= column < GRID and 0 <= row < GRID
+            found.append(int(row) * GRID + int(column) if inside else -1)
+        return found
 
 
 class _Named:

@@ -74,7 +74,7 @@ def possible_claims(tables: Tables, row: int, rng: np.random.Generator) -> Claim
     if relation in _BY_RELATION:
         values = [OF_ONE[place][1] for place in _BY_RELATION[relation]]
         if relation == "in_zone":
-            there = np.flatnonzero(tables.zones[row])
+            there = tables.zones[row][tables.zones[row] >= 0]
             values = [_COLOURS[i] for i in there] or values
         value = values[int(rng.integers(len(values)))]
     return (Fact(relation, named, value),)
@@ -115,11 +115,8 @@ def _true_fact(relation: str, tables: Tables, row: int, rng: np.random.Generator
     if relation == "count":
         return Fact("count", (), int((tables.objects[row, :, 0] >= 0).sum()))
     if relation == "zone":
-        return (
-            Fact("zone", (), _COLOURS[_pick(np.flatnonzero(tables.zones[row]), rng)])
-            if tables.zones[row].any()
-            else None
-        )
+        there = tables.zones[row][tables.zones[row] >= 0]
+        return Fact("zone", (), _COLOURS[_pick(there, rng)]) if len(there) else None
     if relation in _BY_RELATION:
         places = _BY_RELATION[relation]
         found = np.argwhere(tables.one[row, places] & (tables.objects[row, :, 0] >= 0))

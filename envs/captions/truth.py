@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.captions.statements import STATEMENTS
 from envs.tabletop.facts import PLACES, RELATIONS, Fact
-from envs.tabletop.scene import MAX_OBJECTS, Scene
+from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, Scene
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES
 
 OF_ONE = (
@@ -21,6 +21,8 @@ OF_ONE = (
 )
 OF_TWO = ("left_of", "right_of", "above", "below", "next_to", "touching", "far_apart")
 _COLOURS, _SHAPES, _SIZES = (tuple(names) for names in (COLOURS, SHAPES, SIZES))
+ATTRIBUTES = (len(COLOURS), len(SHAPES), len(SIZES), len(COLOURS))  # of `attributes`: how many values each has
+GRID = 8  # cells of a picture's side
 _ANY = -1  # of a reference: not said; of an object: it is absent
 
 
@@ -29,7 +31,9 @@ class Tables(NamedTuple):
 
     Attributes:
         objects: int8 `[N, 6, 3]`, each object's colour, shape and size by number; -1 where there is none.
-        zones: bool `[N, colours]`, whether there is one of that colour.
+        zones: int8 `[N, 3]`, each zone's colour by number; -1 where there is none.
+        cells: int8 `[N, 6 + 3]`, which cell of an 8x8 grid over the picture shows the middle of each object and zone, row by
+            row from its top left; -1 where none does.
         one: bool `[N, len(OF_ONE), 6]`.
         two: bool `[N, len(OF_TWO), 6, 6]`.
         lined_up: bool `[N, 6, 6, 6]`.
@@ -39,6 +43,7 @@ class Tables(NamedTuple):
 
     objects: np.ndarray
     zones: np.ndarray
+    cells: np.ndarray
     one: np.ndarray
     two: np.ndarray
     lined_up: np.ndarray
@@ -55,7 +60,8 @@ def empty_tables(count: int) -> Tables:
     most = MAX_OBJECTS
     return Tables(
         np.full((count, most, 3), _ANY, np.int8),
-        np.zeros((count, len(COLOURS)), bool),
+        np.full((count, MAX_ZONES), _ANY, np.int8),
+        np.full((count, most + MAX_ZONES), _ANY, np.int8),
         np.zeros((count, len(OF_ONE), most), bool),
         np.zeros((count, len(OF_TWO), most, most), bool),
         np.zeros((count, most, most, most), bool),
@@ -67,8 +73,8 @@ def empty_tables(count: int) -> Tables:
 def enter_scene(tables: Tables, row: int, scene: Scene) -> None:
     """Write what holds of a tabletop."""
     things = scene.objects
-    for zone in scene.zones:
-        tables.zones[row, _COLOURS.index(zone.colour)] = True
+    for i, zone in enumerate(scene.zones):
+        tables.zones[row, i] = _COLOURS.index(zone.colour)
     for i, thing in enumerate(things):
         tables.objects[row, i] = _numbers(thing.colour, thing.shape, thing.size)
         for place, (relation, value) in enumerate(OF_ONE):
@@ -94,6 +100,15 @@ def _numbers(colour: str | None, shape: str | None, size: str | None) -> tuple[i
         _ANY if name is None else names.index(name)
         for name, names in ((colour, _COLOURS), (shape, _SHAPES), (size, _SIZES))
     )
+
+
+def attributes(tables: Tables) -> np.ndarray:
+    """What is where `tables.cells` are: int8 `[N, 6 + 3, 4]`, an object's colour, shape and size and a zone's colour by
+    number; -1 for what a part does not have."""
+    values = np.full((*tables.cells.shape, len(ATTRIBUTES)), _ANY, np.int8)
+    values[:, :MAX_OBJECTS, :3] = tables.objects
+    values[:, MAX_OBJECTS:, 3] = tables.zones
+    return values
 
 
 def truth(asked: Sequence[tuple[Fact | int, ...]], tables: Tables) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +158,8 @@ def _of_count(facts: list[Fact], tables: Tables) -> np.ndarray:
 
 
 def _of_zones(facts: list[Fact], tables: Tables) -> np.ndarray:
-    return tables.zones[:, [_COLOURS.index(fact.value) for fact in facts]].T
+    colours = np.array([_COLOURS.index(fact.value) for fact in facts])
+    return (tables.zones[None] == colours[:, None, None]).any(-1)
 
 
 def _of_one(facts: list[Fact], tables: Tables) -> np.ndarray:

@@ -14,11 +14,11 @@ from envs.captions.appearance import Appearance
 from envs.captions.corpus import Corpus, arrange
 from envs.captions.speaking import known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
-from envs.captions.truth import empty_tables, enter_scene, truth
+from envs.captions.truth import attributes, empty_tables, enter_scene, truth
 from envs.tabletop import facts
 from envs.tabletop.facts import Fact
 from envs.tabletop.scene import TOOLS, draw
-from envs.tabletop.vocabulary import HELD_OUT_COMBINATIONS
+from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS
 
 WORDS = {word for text in known_words() for word in "".join(c if c.isalpha() else " " for c in text.lower()).split()}
 
@@ -141,6 +141,23 @@ def test_pictures_follow_from_the_seed(corpus):
         np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True)
     )
     assert not np.array_equal(first[0], corpus.draw(12, 9)[0])
+
+
+def test_the_cells_show_what_they_are_said_to_show(corpus):
+    """The colour that a cell is said to show is found in it, where the picture is as the env draws it."""
+    sharp = Corpus(64)
+    pictures, tables = sharp.draw(40, 10, "held_out_layouts")  # tabletops alone
+    sharp.close()
+    palette, hits = np.array(list(COLOURS.values())), []
+    for picture, cells, values in zip(pictures, tables.cells, attributes(tables), strict=True):
+        for cell, (colour, *_) in zip(cells[:6], values[:6], strict=True):
+            if cell >= 0:
+                row, column = 8 * (cell // 8), 8 * (cell % 8)
+                part = picture[max(row - 2, 0) : row + 10, max(column - 2, 0) : column + 10].reshape(-1, 3) / 255
+                hue = palette[colour] / np.linalg.norm(palette[colour])
+                likeness = part @ hue / np.linalg.norm(part, axis=1).clip(0.05)
+                hits.append(np.sort(likeness)[-6:].mean() > 0.95)
+    assert len(hits) > 100 and np.mean(hits) > 0.9
 
 
 def test_another_look_is_put_back():
