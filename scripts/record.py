@@ -36,7 +36,14 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
                     context=wanted.context,
                     horizon=wanted.horizon,
                     fps=interface.fps,
-                    title=f"{config.env.id}  {name}  seed {seed}  return {episode['info']['return']:.1f}",
+                    title="  ".join(
+                        [
+                            episode["info"].get("instruction") or config.env.id,
+                            name,
+                            f"seed {seed}",
+                            f"return {episode['info']['return']:.1f}",
+                        ]
+                    ),
                     pictures=pictures,
                 )
             error = "" if made["dream_error"] is None else f"  dream's error {made['dream_error']:.1f} of 255"

@@ -95,6 +95,20 @@ class Tabletop(Task):
         self._asked = sentence or self._given
         return super().reset(seed=seed, options=options)
 
+    def alternatives(self, rng: np.random.Generator) -> dict[str, tuple[str, str]]:
+        """What else could be asked for now: kind to a sentence in a seen and in a held-out phrasing, of every kind that
+        the scene allows and that is not done in it."""
+        found = {}
+        for kind in instructions.kinds_of(self.embodiment):
+            drawn = instructions.draw(rng, self.scene, [kind])
+            if drawn is not None and not drawn.satisfied(self.scene):
+                found[kind] = drawn.sentence(rng), drawn.sentence(rng, "held_out")
+        return found
+
+    def is_done(self, sentence: str) -> bool:
+        """What the sentence asks for is so now. Raises ValueError for a sentence that is not understood."""
+        return instructions.parse(sentence).satisfied(self.scene)
+
     def step(self, action):
         data, action = self.data, np.asarray(action, float)
         if self.embodiment == "gripper":
