@@ -202,8 +202,9 @@ MUTATIONS = (
         slower=True,
     ),
     Mutation(
-        "lambda_return", "what follows the last step counts", "factor = tl.where(last, 0.0, going * trace)",
-        "factor = going * trace + tl.where(step < H, 0.0, 1.0)",
+        "lambda_return", "padding has a return",
+        "reward = tl.load(Rewards + place, mask=inside, other=0.0)",
+        "reward = tl.load(Rewards + place, mask=inside, other=1.0)",
     ),
     Mutation(
         "lambda_return", "the value after the last step counts as little as the others",

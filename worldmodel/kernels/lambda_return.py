@@ -78,7 +78,7 @@ def lambda_return_forward(
     going = discount * tl.load(Continues + place, mask=inside, other=0.0).to(ACC)
     value = tl.load(Values + row * (H + 1) + step + 1, mask=inside, other=0.0).to(ACC)
     last = step == H - 1
-    factor = tl.where(last, 0.0, going * trace)
+    factor = going * trace  # of the last step too, which nothing follows: padding is zeros
     term = reward + going * tl.where(last, value, (1 - trace) * value)
     _, result = tl.associative_scan((factor, term), 1, _compose, reverse=True)
     tl.store(Returns + place, result.to(Returns.dtype.element_ty), mask=inside)
