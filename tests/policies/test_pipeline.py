@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_encoder import make_tiny_encoder
 
 import envs
 from policies.agent import Agent
@@ -135,6 +136,26 @@ def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbrok
         run(folder)
     run(folder, "resume=true")
     assert numbers(folder) == numbers(unbroken)
+
+
+def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    looks = f"vision_language.name={make_tiny_encoder(tmp_path / 'encoder')}"
+    run(tmp_path / "unbroken", looks)
+    folder, do = tmp_path / "stopped", Run._do
+
+    def stop(self, *arguments):
+        do(self, *arguments)
+        if self.chunk == 5:  # its episodes and their features are there, and no checkpoint knows of them
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "_do", stop)
+        run(folder, looks)
+    run(folder, "resume=true", looks)
+    assert numbers(folder) == numbers(tmp_path / "unbroken")
+    assert any("model/semantic" in line for line in numbers(folder))
+    features = [sorted((name / "data" / "features").rglob("values.bin")) for name in (folder, tmp_path / "unbroken")]
+    assert features[0] and [path.read_bytes() for path in features[0]] == [path.read_bytes() for path in features[1]]
 
 
 def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):

@@ -249,13 +249,10 @@ class FeatureCache:
             yield group
 
     def _encode(self, group: dict[int, list[np.ndarray]], encoder) -> Iterator[tuple[int, np.ndarray]]:
-        """Episodes and their rows, float16 `[T+1, cameras, M, E]`."""
-        counts = np.cumsum([len(pictures[0]) for pictures in group.values()])
-        rows = np.empty((counts[-1], *self._table.shapes[VALUES]), DTYPE)
-        for camera in range(len(self._cameras)):
-            images = np.concatenate([pictures[camera] for pictures in group.values()])
-            rows[:, camera] = encoder.encode_images(images).cpu().numpy()
-        for episode, features in zip(group, np.split(rows, counts[:-1]), strict=True):
+        """Episodes and their rows, float16 `[T+1, cameras, M, E]`. Each by itself: arithmetic rounds by how many pictures
+        there are at once, and what is encoded again after a kill has to be the same."""
+        for episode, pictures in group.items():
+            features = np.stack([encoder.encode_images(images).cpu().numpy() for images in pictures], 1).astype(DTYPE)
             if not np.isfinite(features).all():
                 raise EncoderError(
                     f"{encoder.name} gives no numbers for pictures of episode {episode}: is {encoder.dtype} too "
