@@ -13,11 +13,9 @@ from torch import Tensor
 
 from policies.actor_critic import ActorCritic, ActorCriticConfig
 from policies.goal_value import GoalValue, GoalValueConfig
-from policies.goals import Goals
+from policies.objectives import source_of, weights_of
 from policies.planners import build as build_planner
-from policies.planners.objective import RewardObjective
 from policies.policy import Observation
-from policies.sentences import Sentences
 from policies.video import View
 from policies.view import model_view
 from worldmodel.checkpoint import find_checkpoint, load_module, read_meta
@@ -224,8 +222,9 @@ class PlannerPolicy(BeliefPolicy):
         agent = self.agent
         objective = objective or agent.config.get("objective") or {"name": "reward"}
         options = dict(planner or agent.config["planner"])
+        self.knows_reward = "reward" in weights_of(objective)
         if options.get("horizon") is None:  # longer plans trust the model where the critic knows better
-            options["horizon"] = 5 if objective["name"] == "reward" else 24
+            options["horizon"] = 5 if self.knows_reward else 24
         self.planner = build_planner(
             options.pop("name"),
             self.interface.action_dim,
@@ -240,30 +239,18 @@ class PlannerPolicy(BeliefPolicy):
                 belief, latent, action, *tail.keys, *tail.values,
             ])  # fmt: skip
             self.draw = Compiled(self.draw, lambda *inputs: inputs)
-        self.goals: Goals | Sentences | None = None
-        if objective["name"] == "goal_image":
-            self.goals = Goals(agent, objective.get("image"), objective.get("learned_distance", True))
-        elif objective["name"] == "instruction":
-            self.goals = Sentences(agent, objective.get("text"))
-        elif objective["name"] != "reward":
-            raise ValueError(f"objective={objective['name']!r} is not one of reward, goal_image, instruction")
-        behavior = agent.behavior
-        self.objective = RewardObjective(
-            behavior.config.discount,
-            value=lambda beliefs, latents: behavior.value(agent.model.features(beliefs, latents), slow=True),
-            disagreement_penalty=behavior.config.disagreement_penalty * float(agent.model.transition.reward_scale),
-        )
+        self.source = source_of(agent, objective)
+        self.objective = None
 
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
         super().reset(observation, mask)
         self.planner.reset(None if mask is None or np.all(mask) else torch.as_tensor(mask))
-        if self.goals is not None:
-            self.objective = self.goals.objective(observation)
+        self.objective = self.source.objective(observation)
 
     def propose(self) -> Tensor | None:
         """Plans of the actor, the first its mode: `[B, P, H, A]`; none towards a goal image or a sentence, of which it
         knows nothing."""
-        if not self.planner.proposals or self.goals is not None:
+        if not self.planner.proposals or not self.knows_reward:
             return None
         rows, count = self.memory.latent.shape[0], self.planner.proposals
         shape = (self.planner.horizon, rows, count, self.interface.action_dim)

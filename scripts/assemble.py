@@ -36,11 +36,16 @@ def with_objective(config: DictConfig) -> DictConfig:
     if "objective" in config and "env.instruction" in typed and "objective" not in typed and config.env.instruction:
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
         config.objective = OmegaConf.load(Path(__file__).parents[1] / "configs" / "objective" / "instruction.yaml")
-    if "objective" not in config or config.objective.name != "goal_image":
+    if "objective" not in config:
+        return config
+    from policies.objectives import weights_of
+
+    weights = weights_of(config.objective)
+    if "goal_image" not in weights:
         return config
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     config.env.goal_image = config.objective.image is None
-    if "model" in config:
+    if "model" in config and "reward" not in weights:
         config.model.losses.reward = 0.0
     return config
 

@@ -74,3 +74,30 @@ def test_an_instruction_reaches_the_policy_and_the_episode(encoder, workers):
     vector.close()
     assert [episode["info"]["instruction"] for episode in episodes] == [SENTENCES[0]] * 3
     assert all("instruction" not in episode for episode in episodes)
+
+
+def test_objectives_add_up_by_their_weights(encoder):
+    agent = agent_for(encoder)
+    pictures = {"image": np.zeros((2, 16, 16, 3), np.uint8), "instruction": np.array(SENTENCES[:2], object)}
+    policies = {
+        name: PlannerPolicy(agent=agent, objective={"name": name, "weights": weights, "text": None})
+        for name, weights in (("reward", {}), ("instruction", {}), ("weighted", {"reward": 0.5, "instruction": 3.0}))
+    }
+    for policy in policies.values():
+        policy.act(pictures)
+    actions = torch.rand(2, 5, 4, 1) * 2 - 1
+    reward, sentence, both = (policies[name].score(actions) for name in ("reward", "instruction", "weighted"))
+    assert torch.allclose(both, 0.5 * reward + 3.0 * sentence, atol=1e-5)
+    assert policies["weighted"].propose() is not None and policies["instruction"].propose() is None
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "fame"}, "not one of reward, goal_image"),
+        ({"name": "weighted", "weights": {"reward": 0.0}}, "needs a weight"),
+    ],
+)
+def test_an_objective_that_means_nothing_is_refused(encoder, options, message):
+    with pytest.raises(ValueError, match=message):
+        PlannerPolicy(agent=agent_for(encoder), objective=options)
