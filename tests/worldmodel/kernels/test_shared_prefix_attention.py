@@ -226,7 +226,7 @@ def test_needing_a_gradient_is_refused_or_left_to_torch(monkeypatch):
         calls[0](*inputs)
     with torch.no_grad():
         expected, *_ = calls[0](*inputs)
-    monkeypatch.setattr(decode, "resolve", lambda *_: "triton")
+    monkeypatch.setattr(decode, "resolve", lambda tensor, backend, able: "triton" if able else "torch")
     attended, *_ = calls[1](*inputs)
     torch.testing.assert_close(attended, expected)
     (gradient,) = torch.autograd.grad(attended.sum(), prefix_key)
