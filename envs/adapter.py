@@ -22,7 +22,8 @@ class Adapter(gymnasium.Wrapper):
     Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S].
     Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
     the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
-    there; `instruction`, a sentence, where the env or the option gives one. With `goal_image` every observation also has `goal` (`goal.<name>` of several), the picture of what shall be.
+    there; `instruction`, a sentence, where the env or the option gives one. With `goal_image` every observation also has
+    `goal` (`goal.<name>` of several), the picture of what shall be.
 
     Attributes:
         interface: the fields of `worldmodel.interface.Interface`, as a dict.

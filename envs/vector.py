@@ -12,12 +12,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.catalogue import make
 
-_FORWARDED = (
-    "privileged",
-    "env_steps",
-    "success",
-    "instruction",
-)  # what crosses the process border; the rest of info stays there
+# What crosses the process border; the rest of info stays there.
+_FORWARDED = ("privileged", "env_steps", "success", "instruction")
 
 
 class _Row(gymnasium.Wrapper):

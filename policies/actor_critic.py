@@ -17,6 +17,7 @@ from worldmodel.compilation import Compiled
 from worldmodel.distributed import mean_over_processes
 from worldmodel.imagination import Trajectory, imagine
 from worldmodel.kernels.lambda_return import lambda_return
+from worldmodel.trainer import OptimizerConfig
 from worldmodel.transformer import Memory
 
 EPSILON = torch.finfo(torch.float32).eps
@@ -40,6 +41,12 @@ class ActorCriticConfig:
     target_rate: float = 0.05
     average_rate: float = 0.005
     disagreement_penalty: float = 0.0
+
+    def optimizer(self) -> OptimizerConfig:
+        """Of actor and critic together."""
+        return OptimizerConfig(
+            self.learning_rate, warmup=1, final_rate=self.final_rate, weight_decay=0.0, clip=self.clip
+        )
 
 
 def mlp(features: int, width: int, out: int) -> nn.Sequential:
@@ -89,11 +96,13 @@ class ActorCritic(nn.Module):
     """The behaviour of one world model: actor, critic, the critic's slow copy and the scale of returns. What acts outside
     imagination is `average`, the moving average of the actor's weights (Polyak & Juditsky 1992)."""
 
+    LOSSES = ("actor_loss", "critic_loss")  # what `forward` returns to be minimised
+
     def __init__(self, features: int, action_dim: int, discrete: bool, config: ActorCriticConfig):
         super().__init__()
         self.config, self.action_dim = config, action_dim
         self.compiled: tuple[Compiled, Compiled] | None = None
-        self.reward: Callable[[Trajectory], Tensor] | None = None  # another than the model's: [R, H], in [0, 1]
+        self.reward: Callable[[Trajectory], Tensor] | None = None  # another than the model's: [R, H], of the order of 1
         self.actor = Actor(features, action_dim, discrete, config.width)
         self.critic = mlp(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)

@@ -13,7 +13,7 @@ from policies.actor_critic import mlp
 from worldmodel.averaging import follow
 from worldmodel.data import EpisodeStore
 from worldmodel.data.split import train_episodes
-from worldmodel.vision_language.semantics import KEY
+from worldmodel.interface import SEMANTIC
 
 ENCODED = 256  # frames encoded at once
 
@@ -103,13 +103,14 @@ class LatentTransitions:
         lengths = store.lengths[episodes] + 1
         episodes = np.sort(episodes[: max(1, int(np.searchsorted(lengths.cumsum(), frames, side="right")))])
         self.device, keys = model.device, model.interface.observation_keys()
-        if model.semantics is not None and store.features is not None:
-            keys = [*keys, KEY]
+        features = store.features if model.semantics is not None else None
+        if features is not None:
+            keys = [*keys, SEMANTIC]
         latents, parts, waiting = [], {key: [] for key in keys}, 0
         for place, number in enumerate(episodes):
             episode = store.read(int(number))
-            if model.semantics is not None and store.features is not None:
-                episode[KEY] = model.semantics.cached(store.features.read(int(number)))
+            if features is not None:
+                episode[SEMANTIC] = features.tokens(features.read(int(number)))
             for key in keys:
                 parts[key].append(episode[key])
             waiting += len(episode[keys[0]])

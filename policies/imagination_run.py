@@ -17,15 +17,16 @@ from worldmodel.imagination import Trajectory
 from worldmodel.metrics import Averages, MetricsLogger
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, versions
-from worldmodel.trainer import OptimizerConfig, Trainer
+from worldmodel.trainer import Trainer
 from worldmodel.vision_language.cache import FeatureCache
 
 LOWEST, HIGHEST = 0.5, 0.995  # quantiles of the fit over the data that a reward of 0 and of 1 stands for
+MOST = 1.2  # reward of a frame that fits better than the data's: a model's mistakes fit better still
 POOL = 16  # batches of starting memories, drawn anew as often as they are used up
 
 
 class SentenceReward:
-    """How well each imagined frame fits a sentence, between 0 and 1.
+    """How well each imagined frame fits a sentence, from 0 to `MOST`.
 
     A cosine says little by itself: one encoder's lie between .1 and .3, another's between -.5 and .9. So the reward is 0
     where a frame fits no better than the data's median frame, and 1 where it fits as well as the best of two hundred.
@@ -57,7 +58,7 @@ class SentenceReward:
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         """The reward of each step of a trajectory, of the frame that it leads to: `[R, H]`."""
-        return ((self.fit(trajectory.latents[:, 1:]) - self.low) / (self.high - self.low)).clamp(0, 1.2)
+        return ((self.fit(trajectory.latents[:, 1:]) - self.low) / (self.high - self.low)).clamp(0, MOST)
 
 
 def train_on_sentence(
@@ -81,16 +82,10 @@ def train_on_sentence(
     behavior = ActorCritic(
         model.feature_dim, agent.interface.action_dim, agent.interface.discrete, ActorCriticConfig(**config["behavior"])
     )
-    rates, starts = behavior.config, behavior.config.starts
+    starts = behavior.config.starts
     pool = start_memories(model, store, POOL * starts, config["seed"])
     behavior.reward = SentenceReward(agent, sentence, pool.latent)
-    trainer = Trainer(
-        fabric,
-        behavior,
-        OptimizerConfig(rates.learning_rate, warmup=1, final_rate=rates.final_rate, weight_decay=0.0, clip=rates.clip),
-        config["updates"],
-        loss=("actor_loss", "critic_loss"),
-    )
+    trainer = Trainer(fabric, behavior, behavior.config.optimizer(), config["updates"], behavior.LOSSES)
     behavior.set_reward_scale(0.3)  # a reward between 0 and 1 has about that spread
     generator = torch.Generator(model.device).manual_seed(config["seed"])
     metrics, averages = MetricsLogger(folder, config["logging"]["wandb"], config), Averages()

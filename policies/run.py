@@ -77,14 +77,8 @@ class Run:
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
         behave = sum(c.amount for c in self.chunks if c.kind == "behave" and c.phase == "imagine")
         self.model_trainer = Trainer(fabric, self.learner, OptimizerConfig(**self.training["optimizer"]), learn)
-        rate = self.behavior.config
-        self.behavior_trainer = Trainer(
-            fabric,
-            self.behavior,
-            OptimizerConfig(rate.learning_rate, warmup=1, final_rate=rate.final_rate, weight_decay=0.0, clip=rate.clip),
-            behave,
-            loss=("actor_loss", "critic_loss"),
-        )
+        optimizer = self.behavior.config.optimizer()
+        self.behavior_trainer = Trainer(fabric, self.behavior, optimizer, behave, self.behavior.LOSSES)
         self.goal_trainer = None
         if self.agent.goal_value is not None:
             rate = OptimizerConfig(config["goal_value"]["learning_rate"], warmup=1, final_rate=0.1, weight_decay=0.0)
@@ -209,12 +203,10 @@ class Run:
         """Encode what was recorded since."""
         if self.semantics is None:
             return
-        began = time.monotonic()
         if self.first:
             self.store.features.fill(self.semantics.encoder(self.fabric.device))
         self.fabric.barrier()
         self.store.features.refresh()
-        self.profile["features"] += time.monotonic() - began
 
     def _learn(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training

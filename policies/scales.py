@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worldmodel.data import EpisodeStore, WindowSampler
-from worldmodel.vision_language.semantics import KEY
+from worldmodel.interface import SEMANTIC
 
 FRAMES = 4096  # drawn to take statistics of
 
@@ -16,7 +16,8 @@ def fix_scales(store: EpisodeStore, models, behavior, seed: int) -> None:
     if store.interface.state_dim or store.features is not None:
         frames = WindowSampler(store, 1, FRAMES, seed).sample()
         state, semantic = (
-            (frames[key][:, 0].mean(0), frames[key][:, 0].std(0)) if key in frames else None for key in ("state", KEY)
+            (frames[key][:, 0].mean(0), frames[key][:, 0].std(0)) if key in frames else None
+            for key in ("state", SEMANTIC)
         )
     for model in models:
         model.set_scales(store.reward_std(), privileged, state, semantic)

@@ -119,6 +119,12 @@ def policy_options(name: str, config: DictConfig) -> DictConfig:
     return whole.policy
 
 
+def evaluation_options(config: DictConfig) -> dict[str, Any]:
+    """What the group `eval` means to `policies.evaluate.evaluate`."""
+    options = {key: config.eval[key] for key in ("episodes", "seed", "envs", "confidence")}
+    return options | {"max_steps": config.eval.get("max_steps")}
+
+
 def _require_same(trained: Interface, here: Interface) -> None:
     fields = ("cameras", "state_dim", "action_dim", "discrete")
     wrong = [f"{field} {getattr(here, field)}, not {getattr(trained, field)}" for field in fields

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from scripts.assemble import (
     chosen_policy,
     env_factories,
+    evaluation_options,
     load_agent,
     look_at,
     make_policy,
@@ -47,11 +48,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     result = evaluate(
         {name: make_policy(name, options[name], agent, interface, neutral_action, config.seed) for name in names},
         make_vector,
-        episodes=config.eval.episodes,
-        seed=config.eval.seed,
-        envs=config.eval.envs,
-        confidence=config.eval.confidence,
-        max_steps=config.eval.get("max_steps"),
+        **evaluation_options(config),
         unsolved=config.env.get("goal_image", False),
         fewer=None if old is None else {name: len(old["policies"][name]["episodes"]) for name in names},
         context={

@@ -6,12 +6,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import env_factories, look_at, with_checkpoint
+from scripts.assemble import (
+    env_factories,
+    evaluation_options,
+    look_at,
+    make_policy,
+    policy_options,
+    with_checkpoint,
+)
 from scripts.help import console
 from scripts.settings import SettingsError
 from scripts.verb import resolved, verb
-
-BASELINES = {"random": "RandomPolicy", "hold_still": "HoldStillPolicy"}
 
 
 @verb("imagine")
@@ -24,7 +29,6 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
     from lightning_fabric import Fabric
 
-    from policies import baselines
     from policies.evaluate import evaluate, format_table
     from policies.imagination_run import train_on_sentence
     from worldmodel.data import EpisodeStore
@@ -43,19 +47,15 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     finally:
         store.close()
     make_vector, make_env = env_factories(config)
-    interface, neutral = look_at(make_env)
-    policies = {"actor": trained.policy("actor", config.seed)}
-    for name in config.eval.baselines:
-        options = {"seed": config.seed} if name == "random" else {"neutral_action": neutral}
-        policies[name] = getattr(baselines, BASELINES[name])(interface=interface, **options)
+    interface, neutral_action = look_at(make_env)
+    names = list(dict.fromkeys(["actor", *config.eval.baselines]))
     result = evaluate(
-        policies,
+        {
+            name: make_policy(name, policy_options(name, config), trained, interface, neutral_action, config.seed)
+            for name in names
+        },
         make_vector,
-        episodes=config.eval.episodes,
-        seed=config.eval.seed,
-        envs=config.eval.envs,
-        confidence=config.eval.confidence,
-        max_steps=config.eval.get("max_steps"),
+        **evaluation_options(config),
         context={
             "command": " ".join(["worldmodel imagine", *overrides]),
             "policy": "actor",

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.distributed import mean_over_processes
-from worldmodel.interface import Interface
+from worldmodel.interface import SEMANTIC, Interface
 from worldmodel.precision import reduced_precision
 
 EPSILON = 1e-5  # added to variances
@@ -193,7 +193,7 @@ class FrameEncoder(nn.Module):
                 state = self.state(state.clamp(-10, 10))
                 parts.append(state[:, None].expand(-1, self.side**2, -1))
             if self.semantic is not None:
-                semantic = observation["semantic"].float()
+                semantic = observation[SEMANTIC].float()
                 semantic = self.semantic(semantic.flatten(1) * semantic.shape[-1] ** 0.5)
                 parts.append(semantic[:, None].expand(-1, self.side**2, -1))
             features = self.hidden(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+SEMANTIC = "semantic"  # key of the semantic tokens among a frame's inputs, float32 [..., K, E]
+
 
 @dataclass(frozen=True)
 class Interface:

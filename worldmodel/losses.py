@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worldmodel.encoder import picture_to_input
 from worldmodel.imagination import imagine
+from worldmodel.interface import SEMANTIC
 from worldmodel.sigreg import sigreg
 
 TINY = 1e-6  # keeps logarithms of probabilities finite
@@ -80,7 +81,7 @@ def world_model_losses(
         terms["privileged"] = _privileged_loss(model, latents, beliefs, state, valid)
 
     if model.semantic_head is not None and config.losses.semantic:
-        (semantic,) = align_end(missing, batch["semantic"])
+        (semantic,) = align_end(missing, batch[SEMANTIC])
         terms["semantic"] = _mean(_semantic_error(model, latents, semantic), known.to(latents.dtype))
         ahead = _semantic_error(model, dream.latents[:, 2:], semantic[:, first + 2 :])
         terms["semantic"] = terms["semantic"] + _mean(ahead, dreamt)

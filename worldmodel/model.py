@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from worldmodel.config import ModelConfig
 from worldmodel.decoder import StateDecoder, VideoDecoder
 from worldmodel.encoder import FrameEncoder
-from worldmodel.interface import Interface
+from worldmodel.interface import SEMANTIC, Interface
 from worldmodel.losses import world_model_losses
 from worldmodel.transformer import BeliefTransformer, Memory, Tail
 from worldmodel.transition import Prediction, Transition
-from worldmodel.vision_language.semantics import KEY, Semantics
+from worldmodel.vision_language.semantics import Semantics
 
 
 class WorldModel(nn.Module):
@@ -116,12 +116,12 @@ class WorldModel(nn.Module):
             KeyError: an input that the model was made for is missing.
         """
         inputs = {key: batch[key] for key in self.interface.observation_keys()}
-        return inputs | {KEY: batch[KEY]} if self.semantics and KEY in batch else inputs
+        return inputs | {SEMANTIC: batch[SEMANTIC]} if self.semantics and SEMANTIC in batch else inputs
 
     def _with_semantic(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.semantics is None or KEY in frames:
+        if self.semantics is None or SEMANTIC in frames:
             return frames
-        return frames | {KEY: self.semantics.tokens(frames, self.device)}
+        return frames | {SEMANTIC: self.semantics.tokens(frames, self.device)}
 
     def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
         """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""

@@ -10,8 +10,9 @@ from test_model import PIXELS, SMALL, batch_for
 from tiny_encoder import make_tiny_encoder
 
 from worldmodel import ModelConfig, WorldModel, imagine
+from worldmodel.interface import SEMANTIC
 from worldmodel.vision_language import EncoderError
-from worldmodel.vision_language.semantics import KEY, Semantics
+from worldmodel.vision_language.semantics import Semantics
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def model(semantics):
 def batch_with_tokens(model: WorldModel, seed: int = 0) -> dict[str, torch.Tensor]:
     batch = batch_for(PIXELS, seed=seed)
     tokens = model.semantics.tokens({"image": batch["image"].flatten(0, 1)}, model.device)
-    return batch | {KEY: tokens.unflatten(0, batch["image"].shape[:2])}
+    return batch | {SEMANTIC: tokens.unflatten(0, batch["image"].shape[:2])}
 
 
 def test_every_parameter_learns_and_the_encoder_is_none_of_them(model):
@@ -46,13 +47,13 @@ def test_tokens_from_a_cache_and_from_the_picture_give_the_same_latents(model):
     given = model.encode(model.seen(batch))
     made = model.encode({"image": batch["image"]})
     assert torch.allclose(given, made, atol=1e-5)
-    other = model.encode({"image": batch["image"], KEY: batch[KEY].flip(0)})
+    other = model.encode({"image": batch["image"], SEMANTIC: batch[SEMANTIC].flip(0)})
     assert not torch.allclose(given, other, atol=1e-2)  # they are seen
 
 
 def test_a_batch_is_learned_in_open_loop_too(model):
     batch = batch_with_tokens(model)
-    mean, std = (batch[KEY].flatten(0, 1).mean(0), batch[KEY].flatten(0, 1).std(0))
+    mean, std = (batch[SEMANTIC].flatten(0, 1).mean(0), batch[SEMANTIC].flatten(0, 1).std(0))
     model.set_scales(1.0, semantic=(mean, std))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
@@ -64,8 +65,10 @@ def test_a_batch_is_learned_in_open_loop_too(model):
     beliefs, cache = model.observe_window(latents[:, :3], batch["previous_action"][:, :3])
     memory = model.belief.remember(cache, latents[:, :3], beliefs)
     dream = imagine(model, memory, batch["action"][:, 2:], 4)
-    spread = (batch[KEY] - mean)[:, 3:]
-    error = (model.read_semantic(dream.latents[:, 1:]) - batch[KEY][:, 3:]).square().mean() / spread.square().mean()
+    spread = (batch[SEMANTIC] - mean)[:, 3:]
+    error = (
+        model.read_semantic(dream.latents[:, 1:]) - batch[SEMANTIC][:, 3:]
+    ).square().mean() / spread.square().mean()
     assert error < 0.5  # of what the mean token would give
     assert torch.allclose(model.read_semantic(latents).norm(dim=-1), torch.ones(()), atol=1e-5)
 

@@ -8,6 +8,7 @@ import torch
 from worldmodel.data.layout import VALUES
 from worldmodel.data.split import held_out_episodes, train_episodes
 from worldmodel.data.store import EpisodeStore, StoreDamaged
+from worldmodel.interface import SEMANTIC
 
 SPLITS = {"train": train_episodes, "held_out": held_out_episodes}
 REDRAWS = 1000  # how often a window in a damaged shard is drawn again before giving up
@@ -96,7 +97,7 @@ class WindowSampler:
             values[row, 0] = arrays[VALUES][begin - 1]
         values[starts == 0, 0] = 0.0  # nothing precedes an episode; what was read is the end of another one
         if self.features is not None:
-            pictures["semantic"] = self._semantic(episodes, starts, steps)
+            pictures[SEMANTIC] = self._semantic(episodes, starts, steps)
         marks = self._marks(episodes, starts, steps) | {"recent": torch.from_numpy(self._recent(count))}
         return {**pictures, **self._columns(values), **marks}
 
@@ -107,7 +108,7 @@ class WindowSampler:
         for episode, arrays, begin, end in zip(episodes, maps, first + starts, steps + 1, strict=True):
             if arrays is None:
                 self.features.rows(int(episode))  # raises, saying which features are missing
-            window = np.concatenate([arrays[camera][begin : begin + end] for camera in self.store.interface.cameras], 1)
+            window = self.features.tokens({camera: array[begin : begin + end] for camera, array in arrays.items()})
             rows.append(np.concatenate([window, window[-1:].repeat(self.length + 1 - end, 0)]))
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 

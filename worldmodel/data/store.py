@@ -113,6 +113,12 @@ class EpisodeStore:
         return self._catalog.entries["number"].copy()
 
     @property
+    def entries(self) -> np.ndarray:
+        """The index as a table, one row for every episode (`Catalog.entries`): where it lies, its length and the checksums
+        of its tables. Not to be written to."""
+        return self._catalog.entries
+
+    @property
     def terminated(self) -> np.ndarray:
         """Whether the last action of every episode ended it for good, bool `[episodes]`."""
         return self._catalog.entries["terminated"].copy()

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class FeatureCache:
 
     def rows(self, episode: int) -> dict[str, np.ndarray]:
         """Checked read-only views into the memory maps, float16 `[T+1, M, E]` by camera. Raises FeaturesMissing."""
-        number = int(self._index.entries["number"][episode])
+        number = int(self.store.entries["number"][episode])
         if self._index.present()[episode]:
             line = self._index.lines[number]
             row, end = int(line["row"]), int(line["row"] + line["length"] + 1)
@@ -135,10 +135,14 @@ class FeatureCache:
             raise IndexError(f"observations {start}:{stop} of episode {episode}, which has {length}")
         return {camera: view[start:stop].astype(np.float32) for camera, view in rows.items()}
 
+    def tokens(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Features by camera, `[..., M, E]`, side by side as a frame's semantic tokens `[..., K, E]`."""
+        return np.concatenate([features[camera] for camera in self._cameras], -2)
+
     def locate(self, episodes: np.ndarray) -> tuple[list[dict[str, np.ndarray] | None], np.ndarray]:
         """As `EpisodeStore.locate`: for every index in `episodes` the memory maps of its shard, camera to float16
         `[rows, M, E]`, and its first row there, int64. Checks what was not checked before; None where there is none."""
-        numbers = self._index.entries["number"][episodes]
+        numbers = self.store.entries["number"][episodes]
         known = self._index.present()[episodes]
         for episode in np.unique(episodes[known][~self._index.lines["checked"][numbers[known]]]):
             with contextlib.suppress(FeaturesMissing):
@@ -157,7 +161,7 @@ class FeatureCache:
     def verify(self) -> list[str]:
         """Check every checksum that was not yet checked; returns `problems`."""
         present = np.flatnonzero(self._index.present())
-        for episode in present[~self._index.lines["checked"][self._index.entries["number"][present]]]:
+        for episode in present[~self._index.lines["checked"][self.store.entries["number"][present]]]:
             with contextlib.suppress(FeaturesMissing):
                 self.rows(int(episode))
         return self.problems
@@ -266,7 +270,7 @@ class FeatureCache:
             with contextlib.ExitStack() as files:
                 opened: dict[int, object] = {}
                 for episode, features in group.items():
-                    entry = self._index.entries[episode]
+                    entry = self.store.entries[episode]
                     shard = int(entry["shard"])
                     if shard not in opened:
                         opened[shard] = files.enter_context(self._open(shard))

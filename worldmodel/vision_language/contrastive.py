@@ -33,8 +33,7 @@ class DualEncoderConfig:
         batch_size: pictures of an update, each with two sentences.
         learning_rate: at its highest; see `Pretraining.rate`.
         own_weight: what a picture's own doubtful sentence counts, beside one that belongs to another picture.
-        parts_weight: of reading, from the patch where it is, what each part of a picture is: sentences alone take half as
-            many updates again to tell the same.
+        parts_weight: of reading, from the patch where it is, what each part of a picture is.
     """
 
     width: int = 128

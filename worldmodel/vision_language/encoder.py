@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ class EncoderError(ValueError):
     """An encoder can't be loaded or used so; the message says what mends it."""
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, abc.ABC):
     """A library's model behind the methods that differ between families; `VisionLanguageEncoder` does the rest.
 
     Attributes:
@@ -40,9 +41,9 @@ class Backbone(nn.Module):
     logit_scale: float | None = None
     logit_bias: float | None = None
 
+    @abc.abstractmethod
     def image_features(self, pixels: Tensor, patches: bool) -> tuple[Tensor, Tensor | None]:
         """Embeddings `[F, E]` and, where asked for, patch features `[F, P, E]`, of `pixels` `[F, 3, h, w]`."""
-        raise NotImplementedError
 
     def tokenize(self, sentences: list[str]) -> dict[str, Tensor]:
         """Inputs of `text_features`, int64 `[S, L]` each."""

@@ -60,7 +60,7 @@ class FeatureIndex:
 
     def append(self, features: dict[int, np.ndarray]) -> None:
         """Name episodes (index in the store to rows as written), in one move; their rows are on disk already."""
-        records = [self._record(self.entries[episode], rows) for episode, rows in features.items()]
+        records = [self._record(self.store.entries[episode], rows) for episode, rows in features.items()]
         lines = b"".join(record.to_line() for record in records)
         append_line(self.path, self._end, lines)
         self._end += len(lines)
@@ -76,7 +76,7 @@ class FeatureIndex:
         """Which of the store's episodes have features of their very pictures, bool `[episodes]`."""
         state = (self.store.version, self._changes)
         if self._seen[0] != state:
-            entries = self.entries
+            entries = self.store.entries
             present = entries["number"] < len(self.lines)
             lines = self.lines[entries["number"][present]]
             same = lines["present"] & (lines["pictures"] == entries["crc"][present][:, self._columns]).all(1)
@@ -85,11 +85,6 @@ class FeatureIndex:
             present[present] = same
             self._seen = (state, present)
         return self._seen[1]
-
-    @property
-    def entries(self) -> np.ndarray:
-        """The store's table of episodes, see `Catalog`."""
-        return self.store._catalog.entries
 
     def _clear(self) -> None:
         self.lines = np.zeros(0, self._dtype)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.vision_language.encoder import VisionLanguageEncoder
-
-KEY = "semantic"  # of the semantic tokens in an observation, float32 [..., K, E]
 
 
 class Semantics:
@@ -61,7 +58,3 @@ class Semantics:
         """The semantic tokens of frames whose pictures are uint8 `[F, H, W, 3]` each: `[F, K, E]`."""
         encoder = self.encoder(device)
         return torch.cat([encoder.encode_images(observation[camera]) for camera in self.cameras], 1)
-
-    def cached(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Features by camera, `[..., M, E]`, as a frame's tokens `[..., K, E]`."""
-        return np.concatenate([features[camera] for camera in self.cameras], -2)
