@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from worldmodel.kernels.attention import rotary_phases
 from worldmodel.kernels.axial_attention import axial_attention

@@ -21,6 +21,7 @@ SIZE = 64  # pixels
 CHUNK = 5000  # pictures of a file
 CHECKED = 1000  # pictures of a measurement, held out
 CHOICES = 32
+FACTS = 16  # of each picture, an update
 SAVED_EVERY = 500  # updates
 BARS = {"scenes": 0.8, "combinations": 0.7, "phrasings": 0.7, "layouts": None}
 
@@ -90,6 +91,7 @@ def trained(arguments, pictures, tables) -> None:
     import numpy as np
     import torch
 
+    from envs.captions.codes import LABELS, NAMED_BY, RELATIONS, SUBJECTS, codes_of, draw_codes, labels
     from envs.captions.speaking import known_words, possible_claims, say, true_claims
     from envs.captions.truth import ATTRIBUTES, attributes, truth
     from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
@@ -100,13 +102,15 @@ def trained(arguments, pictures, tables) -> None:
         make_tokenizer,
         save,
     )
+    from worldmodel.vision_language.fact_encoder import Facts, Vocabulary
 
     config = DualEncoderConfig()
     tokenizer = make_tokenizer(known_words())
     torch.manual_seed(arguments.seed)
     model = make_model(config, len(tokenizer), SIZE)
-    training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES)
-    modules = {"model": model, "reader": training.reader}
+    vocabulary = Vocabulary(len(RELATIONS), SUBJECTS, NAMED_BY, LABELS)
+    training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES, vocabulary)
+    modules = {"model": model, "teachers": training.teachers}
     checkpoints = arguments.folder / "checkpoints"
     first = 0
     if (checkpoints / "last").exists():
@@ -114,7 +118,8 @@ def trained(arguments, pictures, tables) -> None:
         if read_meta(last)["run"] == _run(arguments):
             for name, module in modules.items():
                 load_module(last, name, module)
-            load_optimizer(last, "model", training.optimizer)
+            for name, optimizer in training.optimizers.items():
+                load_optimizer(last, name, optimizer)
             first = read_meta(last)["update"]
     print(f"training from update {first} of {arguments.updates}", flush=True)
     losses, began = [], time.monotonic()
@@ -122,14 +127,15 @@ def trained(arguments, pictures, tables) -> None:
         rng = np.random.default_rng([arguments.seed, update])
         rows = rng.integers(len(pictures), size=config.batch_size)
         claims = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in rows]
-        true, known = truth(claims, tables.of(rows))
-        sentences = [say(claim, rng) for claim in claims]
         chosen = tables.of(rows)
+        true, known = truth(claims, chosen)
+        sentences = [say(claim, rng) for claim in claims]
         parts = chosen.cells.astype(int), attributes(chosen)
-        losses.append(training.update(update, pictures[rows], sentences, true, known, rng, parts))
+        facts = Facts(draw_codes(chosen, FACTS, rng), labels(chosen), codes_of(claims))
+        losses.append(training.update(update, pictures[rows], sentences, true, known, rng, parts, facts))
         if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
             meta = {"update": update + 1, "run": _run(arguments)}
-            save_checkpoint(checkpoints / str(update + 1), modules, {"model": training.optimizer}, meta, keep=1)
+            save_checkpoint(checkpoints / str(update + 1), modules, training.optimizers, meta, keep=1)
             save(arguments.out, model, tokenizer, SIZE)
             rate = (update + 1 - first) / (time.monotonic() - began)
             measured = measure(arguments.out, "scenes", 7, count=CHECKED // 2)

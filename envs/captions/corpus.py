@@ -137,9 +137,9 @@ class _Named:
 
 
 def arrange(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A drawn scene, in which objects lie apart and the tool is away, with up to three things made to happen."""
+    """A drawn scene, in which objects lie apart and the tool is away, with one to five things made to happen."""
     changes = (_reached, _reached, _into_zone, _into_zone, _beside, _in_line, _lifted, _shifted)
-    for _ in range(int(rng.integers(4))):
+    for _ in range(int(rng.integers(1, 6))):
         change = changes[int(rng.integers(len(changes)))](scene, rng)
         if change is not None and _possible(change):
             scene = change

@@ -11,6 +11,7 @@ import pytest
 
 import envs  # noqa: F401  registers the built-in tasks
 from envs.captions.appearance import Appearance
+from envs.captions.codes import COUNTS, LABELS, RELATIONS, codes_of, draw_codes, labels
 from envs.captions.corpus import Corpus, arrange
 from envs.captions.speaking import known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
@@ -18,7 +19,7 @@ from envs.captions.truth import attributes, empty_tables, enter_scene, truth
 from envs.tabletop import facts
 from envs.tabletop.facts import Fact
 from envs.tabletop.scene import TOOLS, draw
-from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS
+from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
 WORDS = {word for text in known_words() for word in "".join(c if c.isalpha() else " " for c in text.lower()).split()}
 
@@ -133,6 +134,45 @@ def test_a_solved_task_is_said_to_be_solved(task):
     env.reset(seed=1, options={"solved": True})
     assert statement.true(env)
     env.close()
+
+
+def test_codes_say_what_sentences_say(scenes):
+    """Facts drawn as numbers hold where the sentences of the same facts do, and a sentence's own numbers are found."""
+    _, tables = scenes
+    codes = draw_codes(tables, 40, np.random.default_rng(0))
+    names = (tuple(COLOURS), SHAPES, tuple(SIZES))
+    claims = []
+    for number, subjects in zip(codes.relation, codes.subjects, strict=True):
+        relation, value = RELATIONS[number]
+        called = [
+            Reference(*(None if word < 0 else words[word] for word, words in zip(subject, names, strict=True)))
+            for subject in subjects
+            if (subject >= 0).any()
+        ]
+        claims.append((Fact(relation, tuple(called), value),))
+    assert np.array_equal(truth(claims, tables)[0][codes.picture, np.arange(len(claims))], codes.true)
+    assert set(codes.relation.tolist()) == set(range(len(RELATIONS)))
+    assert all(subject[:2] not in HELD_OUT_COMBINATIONS for ((_, subjects, _),) in claims for subject in subjects)
+    both = codes.relation == RELATIONS.index(("left_of", None))
+    assert 0.3 < codes.true[both].mean() < 0.7
+
+    two = claims[0] + claims[1]
+    numbers, relation, subjects = codes_of([*claims, two, (3,), (Fact("count", (), 2),)])
+    assert np.array_equal(numbers, np.arange(len(claims)))
+    assert np.array_equal(relation, codes.relation) and np.array_equal(subjects, codes.subjects)
+
+
+def test_labels_are_asked_of_what_they_are_about(corpus):
+    _, tables = corpus.draw(40, 3)
+    holds, asked = labels(tables)
+    assert not (holds & ~asked).any() and holds.shape == asked.shape == (40, LABELS)
+    tabletop = tables.task == 0
+    assert asked[tabletop, : -len(STATEMENTS)].all() and not asked[tabletop, -len(STATEMENTS) :].any()
+    for row in np.flatnonzero(~tabletop):
+        about = {STATEMENTS[i].task for i in np.flatnonzero(asked[row, -len(STATEMENTS) :])}
+        assert len(about) == 1
+    counts = holds[tabletop, len(COLOURS) : len(COLOURS) + COUNTS]
+    assert (counts.argmax(1) == (tables.objects[tabletop, :, 0] >= 0).sum(1)).all()
 
 
 def test_pictures_follow_from_the_seed(corpus):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss
+from worldmodel.vision_language.muon import Muon
 from worldmodel.vision_language.preprocessing import Preprocessing
 
 WORD = re.compile(r"[a-z]+")
@@ -27,25 +29,31 @@ class DualEncoderConfig:
     """Size and training of the embedded encoder.
 
     Attributes:
-        width, layers, heads: of the picture's transformer; the sentence's is as wide.
+        width, layers, heads: of the picture's transformer; an embedding is as wide.
         patch: pixels of a patch's side.
-        text_layers: of the sentence's transformer.
+        text_width, text_layers, text_heads: of the sentence's transformer.
         batch_size: pictures of an update, each with two sentences.
-        learning_rate: at its highest; see `Pretraining.rate`.
+        learning_rate: of Adam, at its highest; see `Pretraining.share`.
+        matrix_rate: likewise, of the matrices in the transformers, which Muon learns.
         own_weight: what a picture's own doubtful sentence counts, beside one that belongs to another picture.
         parts_weight: of reading, from the patch where it is, what each part of a picture is.
+        facts_weight: of telling true facts about a picture from false ones, without their sentences.
     """
 
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
+    width: int = 192
+    layers: int = 3
+    heads: int = 6
     patch: int = 8
+    text_width: int = 128
     text_layers: int = 2
+    text_heads: int = 4
     batch_size: int = 128
     learning_rate: float = 1.5e-3
+    matrix_rate: float = 0.02
     weight_decay: float = 0.02
     own_weight: float = 8.0
     parts_weight: float = 3.0
+    facts_weight: float = 16.0
 
 
 def make_tokenizer(sentences: Iterable[str]):
@@ -73,24 +81,27 @@ def make_model(config: DualEncoderConfig, words: int, image_size: int) -> nn.Mod
     """An untrained `transformers.SiglipModel` (Zhai et al. 2023)."""
     from transformers import SiglipConfig, SiglipModel
 
-    shared = {"hidden_size": config.width, "num_attention_heads": config.heads}
     text = {
+        "hidden_size": config.text_width,
+        "num_attention_heads": config.text_heads,
         "vocab_size": words,
         "max_position_embeddings": LONGEST,
         "num_hidden_layers": config.text_layers,
-        "intermediate_size": 2 * config.width,
+        "intermediate_size": 2 * config.text_width,
         "projection_size": config.width,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 1,
     }
     vision = {
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
         "image_size": image_size,
         "patch_size": config.patch,
         "num_hidden_layers": config.layers,
         "intermediate_size": 2 * config.width,
     }
-    model = SiglipModel(SiglipConfig(text_config=shared | text, vision_config=shared | vision))
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     with torch.no_grad():
         model.logit_scale.fill_(np.log(10.0))
         model.logit_bias.fill_(-4.0)
@@ -118,34 +129,46 @@ class Pretraining:
         model, tokenizer: of `make_model` and `make_tokenizer`.
         updates: how many there will be, for the learning rate.
         attributes: of a picture's parts, how many values each has.
+        vocabulary: of the facts that updates come with, if any do.
 
     Attributes:
-        reader: reads attributes from patches; of no use after training.
+        teachers: what reads attributes from patches and encodes facts; of no use after training.
+        optimizers: of the matrices in the transformers, and of the rest.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer, config: DualEncoderConfig, updates: int, attributes: Sequence[int] = (1,)
+        self,
+        model: nn.Module,
+        tokenizer,
+        config: DualEncoderConfig,
+        updates: int,
+        attributes: Sequence[int] = (1,),
+        vocabulary: Vocabulary | None = None,
     ):
         self.model, self.tokenizer, self.config = model.train(), tokenizer, config
         self.attributes = list(attributes)
-        self.reader = nn.Linear(config.width, sum(attributes))
+        self.teachers = nn.ModuleDict({"reader": nn.Linear(config.width, sum(attributes))})
+        if vocabulary is not None:
+            self.teachers["facts"] = FactEncoder(vocabulary, config.width)
         side = model.config.vision_config.image_size
         self.preprocess = Preprocessing("squash", (side, side), None, MEAN, STD)
-        self.parameters = [*model.parameters(), *self.reader.parameters()]
-        matrices = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-        )
+        self.parameters = [*model.parameters(), *self.teachers.parameters()]
+        hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+        chosen = set(map(id, hidden))
+        others = [p for p in self.parameters if id(p) not in chosen]
+        decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay}
+        plain = {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}
+        self.optimizers = {
+            "matrices": Muon(hidden, config.matrix_rate, weight_decay=config.weight_decay),
+            "others": torch.optim.AdamW([decayed, plain], config.learning_rate, betas=(0.9, 0.98)),
+        }
+        self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
         self.updates, self.warmup = updates, max(1, updates // 20)
 
-    def rate(self, update: int) -> float:
-        """The learning rate of an update: up linearly over a twentieth of them, then down a half cosine to zero."""
+    def share(self, update: int) -> float:
+        """Of the learning rates, at an update: up linearly over a twentieth of them, then down a half cosine to zero."""
         done = (update - self.warmup) / max(1, self.updates - self.warmup)
-        share = min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
-        return self.config.learning_rate * share
+        return min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
 
     def update(
         self,
@@ -156,6 +179,7 @@ class Pretraining:
         known: np.ndarray,
         rng: np.random.Generator,
         parts: tuple[np.ndarray, np.ndarray] | None = None,
+        facts: Facts | None = None,
     ) -> float:
         """One update; the loss.
 
@@ -166,6 +190,7 @@ class Pretraining:
             true, known: bool `[B, S]`.
             parts: int `[B, P]`, which patch shows the middle of each part, -1 for none; and int `[B, P, attributes]`, what it
                 is, -1 where it has no such attribute. None teaches no parts.
+            facts: about the pictures and the sentences. None teaches none.
         """
         batch = len(pictures)
         weight = torch.from_numpy(known.astype(np.float32))
@@ -185,18 +210,24 @@ class Pretraining:
         total = loss
         if parts is not None:
             total = loss + self.config.parts_weight * self._parts_loss(seen.last_hidden_state, *parts)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(number)
-        self.optimizer.zero_grad(set_to_none=True)
+        if facts is not None:
+            total = total + self.config.facts_weight * facts_loss(
+                self.teachers["facts"], images, texts, scale, bias, facts
+            )
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self._rates[name] * self.share(number)
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.parameters, 3.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return float(loss.detach())
 
     def _parts_loss(self, patches: Tensor, cells: np.ndarray, values: np.ndarray) -> Tensor:
         """Cross-entropy of each attribute, of `patches [B, cells, W]`, summed over the attributes."""
         rows, parts = np.nonzero(cells >= 0)
-        logits = self.reader(patches[rows, cells[rows, parts]]).split(self.attributes, -1)
+        logits = self.teachers["reader"](patches[rows, cells[rows, parts]]).split(self.attributes, -1)
         targets = torch.from_numpy(values[rows, parts].astype(np.int64))
         losses = []
         for place, logit in enumerate(logits):

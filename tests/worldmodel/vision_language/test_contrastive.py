@@ -19,7 +19,9 @@ from worldmodel.vision_language.contrastive import (
 )
 from worldmodel.vision_language.scoring import area_under_curve, retrieved
 
-TINY = DualEncoderConfig(width=32, layers=1, heads=2, patch=16, text_layers=1, learning_rate=3e-3)
+TINY = DualEncoderConfig(
+    width=32, layers=1, heads=2, patch=16, text_width=32, text_layers=1, text_heads=2, learning_rate=3e-3
+)
 
 
 def test_the_loss_is_a_sigmoids_for_every_pair_that_is_known():
@@ -87,15 +89,15 @@ def test_parts_are_read_from_the_patch_that_shows_them():
     pictures, cells, values = drawn()
     with torch.no_grad():
         patches = training.model.vision_model(pixel_values=training.preprocess(torch.from_numpy(pictures)))
-        read = training.reader(patches.last_hidden_state[np.arange(8), cells[:, 0]])[:, :2]
+        read = training.teachers["reader"](patches.last_hidden_state[np.arange(8), cells[:, 0]])[:, :2]
     assert read.argmax(-1).tolist() == values[:, 0, 0].tolist()
 
 
 def test_the_rate_rises_and_comes_down():
     training = Pretraining(make_model(TINY, 8, 32), None, TINY, updates=100)
-    rates = [training.rate(update) for update in range(100)]
-    assert rates[0] == TINY.learning_rate / 5 and max(rates) == TINY.learning_rate and rates.index(max(rates)) in (4, 5)
-    assert rates[-1] < 0.01 * TINY.learning_rate and all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    shares = [training.share(update) for update in range(100)]
+    assert shares[0] == 1 / 5 and max(shares) == 1 and shares.index(1) in (4, 5)
+    assert shares[-1] < 0.01 and all(a >= b for a, b in zip(shares[5:], shares[6:], strict=False))
 
 
 def test_the_same_seed_gives_the_same_weights():
