@@ -93,7 +93,7 @@ def trained(arguments, pictures, tables) -> None:
 
     from envs.captions.codes import LABELS, NAMED_BY, RELATIONS, SUBJECTS, codes_of, draw_codes, labels
     from envs.captions.speaking import known_words, possible_claims, say, true_claims
-    from envs.captions.truth import ATTRIBUTES, attributes, truth
+    from envs.captions.truth import ATTRIBUTES, attributes, degrees
     from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
     from worldmodel.vision_language.contrastive import (
         DualEncoderConfig,
@@ -128,7 +128,7 @@ def trained(arguments, pictures, tables) -> None:
         rows = rng.integers(len(pictures), size=config.batch_size)
         claims = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in rows]
         chosen = tables.of(rows)
-        true, known = truth(claims, chosen)
+        true, known = degrees(claims, chosen)
         sentences = [say(claim, rng) for claim in claims]
         parts = chosen.cells.astype(int), attributes(chosen)
         facts = Facts(draw_codes(chosen, FACTS, rng), labels(chosen), codes_of(claims))

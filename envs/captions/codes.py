@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.captions.statements import STATEMENTS
-from envs.captions.truth import OF_ONE, OF_TWO, Tables
+from envs.captions.truth import OF_ONE, OF_THREE, OF_TWO, TRUE, Claims, Tables
 from envs.tabletop.facts import Fact
+from envs.tabletop.instructions import Instruction
 from envs.tabletop.scene import MAX_OBJECTS
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES
 
-RELATIONS = (*OF_ONE, *((relation, None) for relation in (*OF_TWO, "lined_up")))
+RELATIONS = (*OF_ONE, *((relation, None) for relation in (*OF_TWO, *OF_THREE)))
 SUBJECTS = 3  # of a fact, at most
 NAMED_BY = (len(COLOURS), len(SHAPES), len(SIZES))  # what a subject is called by: how many values each has
 COUNTS = MAX_OBJECTS + 1
@@ -34,13 +35,13 @@ class Codes(NamedTuple):
         picture: int `[F]`, which.
         relation: int `[F]`, of RELATIONS.
         subjects: int `[F, 3, 3]`, the colour, shape and size by which each subject is called; -1 for what is not said.
-        true: bool `[F]`.
+        degree: float32 `[F]`, 1 where it holds, else less, as in `envs.captions.truth.degrees`.
     """
 
     picture: np.ndarray
     relation: np.ndarray
     subjects: np.ndarray
-    true: np.ndarray
+    degree: np.ndarray
 
 
 def draw_codes(tables: Tables, count: int, rng: np.random.Generator) -> Codes:
@@ -53,16 +54,16 @@ def draw_codes(tables: Tables, count: int, rng: np.random.Generator) -> Codes:
     keys = rng.random((len(picture), _TRIES, MAX_OBJECTS)) + ~present[picture][:, None]
     chosen = keys.argsort(-1)[..., :SUBJECTS]
     relation = np.zeros((len(picture), _TRIES), int)
-    true = np.zeros((len(picture), _TRIES), bool)
+    degree = np.zeros((len(picture), _TRIES), np.uint8)
     needed = np.ones(len(picture), int)
     for number, (taken, options) in enumerate(places):
         rows = np.flatnonzero(kind == number)
         relation[rows] = options[rng.integers(len(options), size=(len(rows), _TRIES))]
-        true[rows] = _holds(tables, picture[rows, None], relation[rows], chosen[rows], taken)
+        degree[rows] = _degrees(tables, picture[rows, None], relation[rows], chosen[rows], taken)
         needed[rows] = taken
-    wanted = true == (rng.random(len(picture)) < 0.5)[:, None]
+    wanted = (degree == TRUE) == (rng.random(len(picture)) < 0.5)[:, None]
     pick, rows = wanted.argmax(1), np.arange(len(picture))
-    relation, true, chosen = relation[rows, pick], true[rows, pick], chosen[rows, pick]
+    relation, degree, chosen = relation[rows, pick], degree[rows, pick], chosen[rows, pick]
     subjects, clear = _named(objects, present, picture, chosen, rng)
     unused = np.arange(SUBJECTS) >= needed[:, None]
     subjects[unused] = _NOT_SAID
@@ -71,25 +72,28 @@ def draw_codes(tables: Tables, count: int, rng: np.random.Generator) -> Codes:
     _rename(subjects, exists, rng)
     told = subjects[exists, 0]
     same = (told[:, None] == _NOT_SAID) | (told[:, None] == objects[picture[exists]])
-    true[exists] = (same.all(-1) & present[picture[exists]]).any(1)
+    degree[exists] = TRUE * (same.all(-1) & present[picture[exists]]).any(1)
     known[exists] = ~((told[:, :2] >= 0).all(1) & _HELD_OUT[told[:, 0], told[:, 1]])
-    return Codes(picture[known], relation[known], subjects[known], true[known])
+    return Codes(picture[known], relation[known], subjects[known], degree[known].astype(np.float32) / TRUE)
 
 
-def codes_of(sentences: Sequence[tuple[Fact | int, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the sentences that claim one fact of RELATIONS: their numbers, int `[M]`, and `relation` and `subjects` of it, as
+def codes_of(sentences: Sequence[Claims]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the sentences that claim one of RELATIONS: their numbers, int `[M]`, and `relation` and `subjects` of it, as
     in `Codes`."""
     numbers, relations, subjects = [], [], []
     for number, (first, *more) in enumerate(sentences):
-        if not more and isinstance(first, Fact) and (key := (first.relation, first.value)) in RELATIONS:
+        if more or not isinstance(first, (Fact, Instruction)):
+            continue
+        relation, said, value = first
+        if (relation, value) in RELATIONS:
             called = np.full((SUBJECTS, len(NAMED_BY)), _NOT_SAID)
-            for place, subject in enumerate(first.subjects):
+            for place, subject in enumerate(said):
                 called[place] = [
                     _NOT_SAID if word is None else tuple(words).index(word)
                     for word, words in zip(subject, (COLOURS, SHAPES, SIZES), strict=True)
                 ]
             numbers.append(number)
-            relations.append(RELATIONS.index(key))
+            relations.append(RELATIONS.index((relation, value)))
             subjects.append(called)
     return (
         np.array(numbers, int),
@@ -119,18 +123,18 @@ def labels(tables: Tables) -> tuple[np.ndarray, np.ndarray]:
 def _places() -> list[tuple[int, np.ndarray]]:
     """For each kind of relation, of how many objects it is and its numbers in RELATIONS."""
     names = [name for name, _ in RELATIONS]
-    taken = {**dict.fromkeys(OF_TWO, 2), "lined_up": 3}
+    taken = {**dict.fromkeys(OF_TWO, 2), **dict.fromkeys(OF_THREE, 3)}
     return [(taken.get(name, 1), np.flatnonzero([other == name for other in names])) for name in dict.fromkeys(names)]
 
 
-def _holds(tables: Tables, picture: np.ndarray, relation: np.ndarray, chosen: np.ndarray, taken: int) -> np.ndarray:
-    """Whether the relations `[R, T]` hold of the chosen objects `[R, T, 3]`."""
+def _degrees(tables: Tables, picture: np.ndarray, relation: np.ndarray, chosen: np.ndarray, taken: int) -> np.ndarray:
+    """The degree to which the relations `[R, T]` hold of the chosen objects `[R, T, 3]`."""
     a, b, c = np.moveaxis(chosen, -1, 0)
     if taken == 1:
         return tables.one[picture, relation, a]
     if taken == 2:
         return tables.two[picture, relation - len(OF_ONE), a, b]
-    return tables.lined_up[picture, a, b, c]
+    return tables.three[picture, relation - len(OF_ONE) - len(OF_TWO), a, b, c]
 
 
 def _named(objects, present, picture, chosen, rng) -> tuple[np.ndarray, np.ndarray]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from envs.captions.statements import STATEMENTS
-from envs.captions.truth import OF_ONE, OF_TWO, Tables
+from envs.captions.truth import OF_ONE, OF_THREE, OF_TWO, TRUE, Claims, Tables
 from envs.tabletop import sentences
 from envs.tabletop.facts import PLACES, Fact
 from envs.tabletop.instructions import KINDS, Instruction
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
-Claims = tuple[Fact | int, ...]  # all that a sentence says: facts of a tabletop, or numbers of STATEMENTS
-
 _COLOURS, _SHAPES, _SIZES = (tuple(names) for names in (COLOURS, SHAPES, SIZES))
 _ASKED_FOR = {relation: kind for kind, (_, relation) in KINDS.items()}  # facts that are an instruction's result
-_AS_INSTRUCTION = 0.4  # of them are said as the instruction
+_AS_INSTRUCTION = 0.4  # of them become the instruction
 _IN_FULL, _IN_PART = 0.1, 0.45  # of references: with the size; where there is just something, with less than its name
 _MORE_CLAIMS = 0.25  # of sentences make two
 _TRIES = 20
-_RELATIONS = ("exists", "at", "in_zone", "lifted", "tool_touches", "tool_near", *OF_TWO, "lined_up", "count", "zone")
+_OF_TWO = tuple(relation for relation in OF_TWO if relation not in KINDS)
+_RELATIONS = ("exists", "at", "in_zone", "lifted", "tool_touches", "tool_near", *_OF_TWO, "lined_up", "count", "zone")
 _BY_RELATION = {
-    relation: [place for place, (name, _) in enumerate(OF_ONE) if name == relation] for relation, _ in OF_ONE
+    relation: [place for place, (name, _) in enumerate(OF_ONE) if name == relation]
+    for relation, _ in OF_ONE
+    if relation not in KINDS
 }
 
 
@@ -37,13 +38,13 @@ def true_claims(tables: Tables, row: int, rng: np.random.Generator, about_held_o
         holding = np.flatnonzero(tables.statements[row])
         return tuple(int(number) for number in rng.permutation(holding)[:count])
     order = list(rng.permutation(len(_RELATIONS)))
-    claims: list[Fact] = []
+    claims: list[Fact | Instruction] = []
     while order and len(claims) < count:
         relation = _RELATIONS[order.pop()]
         for _ in range(_TRIES if about_held_out else 1):
             fact = _true_fact(relation, tables, row, rng)
             if fact is not None and (not about_held_out or any(s[:2] in HELD_OUT_COMBINATIONS for s in fact.subjects)):
-                claims.append(fact)
+                claims.append(_perhaps_asked(fact, rng))
                 break
     return tuple(claims)
 
@@ -77,7 +78,7 @@ def possible_claims(tables: Tables, row: int, rng: np.random.Generator) -> Claim
             there = tables.zones[row][tables.zones[row] >= 0]
             values = [_COLOURS[i] for i in there] or values
         value = values[int(rng.integers(len(values)))]
-    return (Fact(relation, named, value),)
+    return (_perhaps_asked(Fact(relation, named, value), rng),)
 
 
 def say(claims: Claims, rng: np.random.Generator, phrasings: str = "seen") -> str:
@@ -101,14 +102,19 @@ def known_words() -> list[str]:
     return [*plain, *said, *numbers, *PLACES, *COLOURS, *SHAPES, *SIZES, "the a an object and"]
 
 
-def _say_one(claim: Fact | int, rng: np.random.Generator, phrasings: str) -> str:
-    if not isinstance(claim, Fact):
-        ways = getattr(STATEMENTS[claim], phrasings)
-        return ways[int(rng.integers(len(ways)))]
-    kind = _ASKED_FOR.get(claim.relation)
-    if kind is not None and rng.random() < _AS_INSTRUCTION and all(s.colour and s.shape for s in claim.subjects):
-        return Instruction(kind, claim.subjects, claim.value).sentence(rng, phrasings)
-    return claim.sentence(rng, phrasings)
+def _say_one(claim: Fact | Instruction | int, rng: np.random.Generator, phrasings: str) -> str:
+    if isinstance(claim, (Fact, Instruction)):
+        return claim.sentence(rng, phrasings)
+    ways = getattr(STATEMENTS[claim], phrasings)
+    return ways[int(rng.integers(len(ways)))]
+
+
+def _perhaps_asked(fact: Fact, rng: np.random.Generator) -> Fact | Instruction:
+    """The fact, or the instruction that it is the result of."""
+    kind = _ASKED_FOR.get(fact.relation)
+    if kind is not None and rng.random() < _AS_INSTRUCTION and all(s.colour and s.shape for s in fact.subjects):
+        return Instruction(kind, fact.subjects, fact.value)
+    return fact
 
 
 def _true_fact(relation: str, tables: Tables, row: int, rng: np.random.Generator) -> Fact | None:
@@ -119,13 +125,15 @@ def _true_fact(relation: str, tables: Tables, row: int, rng: np.random.Generator
         return Fact("zone", (), _COLOURS[_pick(there, rng)]) if len(there) else None
     if relation in _BY_RELATION:
         places = _BY_RELATION[relation]
-        found = np.argwhere(tables.one[row, places] & (tables.objects[row, :, 0] >= 0))
+        found = np.argwhere((tables.one[row, places] == TRUE) & (tables.objects[row, :, 0] >= 0))
         if not len(found):
             return None
         place, thing = found[int(rng.integers(len(found)))]
         return Fact(relation, (_name(tables, row, thing, rng, partly=relation == "exists"),), OF_ONE[places[place]][1])
-    table = tables.lined_up[row] if relation == "lined_up" else tables.two[row, OF_TWO.index(relation)]
-    found = np.argwhere(table)
+    table = (
+        tables.three[row, OF_THREE.index(relation)] if relation in OF_THREE else tables.two[row, OF_TWO.index(relation)]
+    )
+    found = np.argwhere(table == TRUE)
     if not len(found):
         return None
     return Fact(relation, tuple(_name(tables, row, i, rng) for i in found[int(rng.integers(len(found)))]))

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from envs.captions.statements import STATEMENTS
-from envs.tabletop.facts import PLACES, RELATIONS, Fact
-from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, Scene
+from envs.tabletop.facts import MISSING, PLACES, Fact
+from envs.tabletop.instructions import KINDS, Instruction, progress
+from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, Object, Scene
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES
 
+# What is said of one, two and three objects: relations of facts with their values, and kinds of instructions with theirs.
 OF_ONE = (
     ("exists", None),
     *(("at", place) for place in PLACES),
-    *(("in_zone", colour) for colour in COLOURS),
-    *((relation, None) for relation in ("lifted", "tool_touches", "tool_near")),
+    *((relation, colour) for relation in ("in_zone", "push_to_zone") for colour in COLOURS),
+    *((relation, None) for relation in ("lifted", "tool_touches", "tool_near", "reach", "lift")),
 )
-OF_TWO = ("left_of", "right_of", "above", "below", "next_to", "touching", "far_apart")
+OF_TWO = ("left_of", "right_of", "above", "below", "next_to", "touching", "far_apart", "push_next_to", "separate")
+OF_THREE = ("lined_up", "line_up")
+TRUE = 255  # of degrees
+_ALMOST = 0.4  # the degree of what is as good as true
+_HALF = 0.1  # metres by which a fact does not hold that is true to half that degree
+Claims = tuple[Fact | Instruction | int, ...]
+"""All that a sentence says: facts of a tabletop or what is asked for on one, or numbers of STATEMENTS."""
+
 _COLOURS, _SHAPES, _SIZES = (tuple(names) for names in (COLOURS, SHAPES, SIZES))
 ATTRIBUTES = (len(COLOURS), len(SHAPES), len(SIZES), len(COLOURS))  # of `attributes`: how many values each has
 GRID = 8  # cells of a picture's side
@@ -34,9 +44,8 @@ class Tables(NamedTuple):
         zones: int8 `[N, 3]`, each zone's colour by number; -1 where there is none.
         cells: int8 `[N, 6 + 3]`, which cell of an 8x8 grid over the picture shows the middle of each object and zone, row by
             row from its top left; -1 where none does.
-        one: bool `[N, len(OF_ONE), 6]`.
-        two: bool `[N, len(OF_TWO), 6, 6]`.
-        lined_up: bool `[N, 6, 6, 6]`.
+        one, two, three: uint8 `[N, len(OF_ONE), 6]`, `[N, len(OF_TWO), 6, 6]` and `[N, len(OF_THREE), 6, 6, 6]`, the degree to
+            which it holds of the objects: TRUE where it does, 0 of what is absent, and else the more the nearer it is.
         statements: bool `[N, len(STATEMENTS)]`, of built-in tasks.
         task: int8 `[N]`, 0 for a tabletop, 1 for a built-in task.
     """
@@ -46,7 +55,7 @@ class Tables(NamedTuple):
     cells: np.ndarray
     one: np.ndarray
     two: np.ndarray
-    lined_up: np.ndarray
+    three: np.ndarray
     statements: np.ndarray
     task: np.ndarray
 
@@ -62,9 +71,9 @@ def empty_tables(count: int) -> Tables:
         np.full((count, most, 3), _ANY, np.int8),
         np.full((count, MAX_ZONES), _ANY, np.int8),
         np.full((count, most + MAX_ZONES), _ANY, np.int8),
-        np.zeros((count, len(OF_ONE), most), bool),
-        np.zeros((count, len(OF_TWO), most, most), bool),
-        np.zeros((count, most, most, most), bool),
+        np.zeros((count, len(OF_ONE), most), np.uint8),
+        np.zeros((count, len(OF_TWO), most, most), np.uint8),
+        np.zeros((count, len(OF_THREE), most, most, most), np.uint8),
         np.zeros((count, len(STATEMENTS)), bool),
         np.zeros(count, np.int8),
     )
@@ -78,14 +87,27 @@ def enter_scene(tables: Tables, row: int, scene: Scene) -> None:
     for i, thing in enumerate(things):
         tables.objects[row, i] = _numbers(thing.colour, thing.shape, thing.size)
         for place, (relation, value) in enumerate(OF_ONE):
-            tables.one[row, place, i] = RELATIONS[relation](scene, value, thing)
-    for i, j in itertools.permutations(range(len(things)), 2):
-        for place, relation in enumerate(OF_TWO):
-            tables.two[row, place, i, j] = RELATIONS[relation](scene, None, things[i], things[j])
-    for chosen in itertools.combinations(range(len(things)), 3):
-        if RELATIONS["lined_up"](scene, None, *(things[i] for i in chosen)):
+            tables.one[row, place, i] = _degree(relation, scene, value, thing)
+    for place, relation in enumerate(OF_TWO):
+        for i, j in itertools.permutations(range(len(things)), 2):
+            tables.two[row, place, i, j] = _degree(relation, scene, None, things[i], things[j])
+    for place, relation in enumerate(OF_THREE):
+        for chosen in itertools.combinations(range(len(things)), 3):
+            degree = _degree(relation, scene, None, *(things[i] for i in chosen))
             for order in itertools.permutations(chosen):
-                tables.lined_up[(row, *order)] = True
+                tables.three[(row, place, *order)] = degree
+
+
+def _degree(relation: str, scene: Scene, value: str | None, *things: Object) -> int:
+    """As in `Tables.one`: of a fact by how far it is from holding, of an instruction by its progress."""
+    fact = KINDS[relation][1] if relation in KINDS else relation
+    missing = MISSING[fact](scene, value, *things)
+    if missing <= 0:
+        return TRUE
+    if math.isinf(missing):
+        return 0
+    near = progress(relation, scene, list(things), value) if relation in KINDS else _HALF / (_HALF + missing)
+    return round(_ALMOST * near * TRUE)
 
 
 def enter_task(tables: Tables, row: int, task: str, env) -> None:
@@ -111,28 +133,40 @@ def attributes(tables: Tables) -> np.ndarray:
     return values
 
 
-def truth(asked: Sequence[tuple[Fact | int, ...]], tables: Tables) -> tuple[np.ndarray, np.ndarray]:
-    """What is true of which pictures.
+def truth(asked: Sequence[Claims], tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """What is true of which pictures: bool `[N, S]`, whether all that a sentence claims holds; and bool `[N, S]`, whether
+    that is known, as `degrees` says."""
+    degree, known = degrees(asked, tables)
+    return degree == 1, known
+
+
+def degrees(asked: Sequence[Claims], tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """How true it is of which pictures.
 
     Args:
-        asked: sentences, each of one or more facts of a tabletop or numbers of `STATEMENTS`, all of which it claims.
+        asked: sentences, each of one or more claims.
 
     Returns:
-        bool `[N, S]`, whether all of it holds; and bool `[N, S]`, whether that is known: of what a built-in task shows,
-        the tabletop's words say nothing.
+        float32 `[N, S]`, 1 where all of a sentence holds, else the degree of what holds least; and bool `[N, S]`, whether it
+        is known: of what a built-in task shows, the tabletop's words say nothing.
     """
-    parts = [part for sentence in asked for part in sentence]
-    holds = np.zeros((len(parts), len(tables.task)), bool)
-    known = np.ones_like(holds)
+    parts = [_as_fact(part) for sentence in asked for part in sentence]
+    degree = np.zeros((len(parts), len(tables.task)), np.uint8)
+    known = np.ones(degree.shape, bool)
     kinds = [_kind(part) for part in parts]
     for kind, answer in _ANSWERS.items():
         chosen = [place for place, of in enumerate(kinds) if of == kind]
         if chosen:
-            holds[chosen] = answer([parts[place] for place in chosen], tables)
+            degree[chosen] = answer([parts[place] for place in chosen], tables)
             if kind != "statement":
                 known[chosen] = tables.task == 0
     starts = np.cumsum([0, *(len(sentence) for sentence in asked)])[:-1]
-    return np.logical_and.reduceat(holds, starts).T, np.logical_and.reduceat(known, starts).T
+    least = np.minimum.reduceat(degree, starts).T
+    return least.astype(np.float32) / TRUE, np.logical_and.reduceat(known, starts).T
+
+
+def _as_fact(claim: Fact | Instruction | int) -> Fact | int:
+    return Fact(*claim) if isinstance(claim, Instruction) else claim
 
 
 def _kind(part: Fact | int) -> str:
@@ -149,34 +183,35 @@ def _meant(facts: list[Fact], which: int, tables: Tables) -> np.ndarray:
 
 
 def _of_statements(numbers: list[int], tables: Tables) -> np.ndarray:
-    return tables.statements[:, numbers].T
+    return TRUE * tables.statements[:, numbers].T.astype(np.uint8)
 
 
 def _of_count(facts: list[Fact], tables: Tables) -> np.ndarray:
     present = (tables.objects[..., 0] != _ANY).sum(1)
-    return present[None] == np.array([fact.value for fact in facts])[:, None]
+    return TRUE * (present[None] == np.array([fact.value for fact in facts])[:, None])
 
 
 def _of_zones(facts: list[Fact], tables: Tables) -> np.ndarray:
     colours = np.array([_COLOURS.index(fact.value) for fact in facts])
-    return (tables.zones[None] == colours[:, None, None]).any(-1)
+    return TRUE * (tables.zones[None] == colours[:, None, None]).any(-1)
 
 
 def _of_one(facts: list[Fact], tables: Tables) -> np.ndarray:
     places = [OF_ONE.index((fact.relation, fact.value)) for fact in facts]
-    return (_meant(facts, 0, tables) & tables.one[:, places].swapaxes(0, 1)).any(-1)
+    return (_meant(facts, 0, tables) * tables.one[:, places].swapaxes(0, 1)).max(-1)
 
 
 def _of_two(facts: list[Fact], tables: Tables) -> np.ndarray:
     related = tables.two[:, [OF_TWO.index(fact.relation) for fact in facts]].swapaxes(0, 1)
     a, b = (_meant(facts, which, tables) for which in (0, 1))
-    return (related & a[..., None] & b[..., None, :]).any((-1, -2))
+    return (related * (a[..., None] & b[..., None, :])).max((-1, -2))
 
 
 def _of_three(facts: list[Fact], tables: Tables) -> np.ndarray:
     a, b, c = (_meant(facts, which, tables) for which in (0, 1, 2))
     together = a[..., None, None] & b[..., None, :, None] & c[..., None, None, :]
-    return (together & tables.lined_up[None]).any((-1, -2, -3))
+    related = tables.three[:, [OF_THREE.index(fact.relation) for fact in facts]].swapaxes(0, 1)
+    return (together * related).max((-1, -2, -3))
 
 
 _ANSWERS = {

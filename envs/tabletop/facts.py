@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from envs.tabletop.geometry import gap, inside, off_line, tool_gap
+from envs.tabletop.geometry import gap, off_line, outside, tool_gap
 from envs.tabletop.scene import LIFTED, Object, Scene
 from envs.tabletop.sentences import FACTS, fill
 from envs.tabletop.vocabulary import Reference, check_choice
@@ -19,45 +20,45 @@ LINED_UP = 0.07  # off the line
 BESIDE = 0.15  # how much further left, right, up or down
 _SIDE, _MIDDLE = 0.4, 0.3  # from the middle of the table
 
+# How far a place is from x and y, in metres; 0 or less there.
 PLACES = {
-    "left": lambda x, y: x < -_SIDE,
-    "right": lambda x, y: x > _SIDE,
-    "top": lambda x, y: y > _SIDE,
-    "bottom": lambda x, y: y < -_SIDE,
-    "middle": lambda x, y: max(abs(x), abs(y)) < _MIDDLE,
-    "top left": lambda x, y: x < -_SIDE and y > _SIDE,
-    "top right": lambda x, y: x > _SIDE and y > _SIDE,
-    "bottom left": lambda x, y: x < -_SIDE and y < -_SIDE,
-    "bottom right": lambda x, y: x > _SIDE and y < -_SIDE,
+    "left": lambda x, y: x + _SIDE,
+    "right": lambda x, y: _SIDE - x,
+    "top": lambda x, y: _SIDE - y,
+    "bottom": lambda x, y: y + _SIDE,
+    "middle": lambda x, y: max(abs(x), abs(y)) - _MIDDLE,
+    "top left": lambda x, y: _SIDE + max(x, -y),
+    "top right": lambda x, y: _SIDE + max(-x, -y),
+    "bottom left": lambda x, y: _SIDE + max(x, y),
+    "bottom right": lambda x, y: _SIDE + max(-x, y),
 }
 _CORNERS = tuple(place for place in PLACES if " " in place)
 
 
-def _resting(thing: Object) -> bool:
-    return thing.position[2] < LIFTED / 2
-
-
-def _in_zone(scene: Scene, colour: str, thing: Object) -> bool:
+def _to_zone(scene: Scene, colour: str, thing: Object) -> float:
     zone = scene.zone(colour)
-    return zone is not None and _resting(thing) and inside(thing, zone)
+    if zone is None:
+        return math.inf
+    return max(outside(thing, zone), 0.0 if thing.position[2] < LIFTED / 2 else thing.position[2])
 
 
-# What holds of the objects that a fact's references mean. All take (scene, value, *objects).
-RELATIONS = {
-    "exists": lambda scene, value, a: True,
+# By how many metres it does not hold of the objects that a fact's references mean; it holds at 0 or less. All take
+# (scene, value, *objects).
+MISSING = {
+    "exists": lambda scene, value, a: 0.0,
     "at": lambda scene, place, a: PLACES[place](a.position[0], a.position[1]),
-    "in_zone": _in_zone,
-    "lifted": lambda scene, value, a: a.held and a.position[2] >= LIFTED,
-    "tool_touches": lambda scene, value, a: tool_gap(scene.tool, a) <= TOOL_TOUCHING,
-    "tool_near": lambda scene, value, a: tool_gap(scene.tool, a) <= TOOL_NEAR,
-    "left_of": lambda scene, value, a, b: a.position[0] < b.position[0] - BESIDE,
-    "right_of": lambda scene, value, a, b: a.position[0] > b.position[0] + BESIDE,
-    "above": lambda scene, value, a, b: a.position[1] > b.position[1] + BESIDE,
-    "below": lambda scene, value, a, b: a.position[1] < b.position[1] - BESIDE,
-    "next_to": lambda scene, value, a, b: gap(a, b) <= NEXT_TO,
-    "touching": lambda scene, value, a, b: gap(a, b) <= TOUCHING,
-    "far_apart": lambda scene, value, a, b: gap(a, b) >= FAR_APART,
-    "lined_up": lambda scene, value, a, b, c: off_line(a, b, c) <= LINED_UP,
+    "in_zone": _to_zone,
+    "lifted": lambda scene, value, a: LIFTED - a.position[2] if a.held else LIFTED,
+    "tool_touches": lambda scene, value, a: tool_gap(scene.tool, a) - TOOL_TOUCHING,
+    "tool_near": lambda scene, value, a: tool_gap(scene.tool, a) - TOOL_NEAR,
+    "left_of": lambda scene, value, a, b: a.position[0] - b.position[0] + BESIDE,
+    "right_of": lambda scene, value, a, b: b.position[0] - a.position[0] + BESIDE,
+    "above": lambda scene, value, a, b: b.position[1] - a.position[1] + BESIDE,
+    "below": lambda scene, value, a, b: a.position[1] - b.position[1] + BESIDE,
+    "next_to": lambda scene, value, a, b: gap(a, b) - NEXT_TO,
+    "touching": lambda scene, value, a, b: gap(a, b) - TOUCHING,
+    "far_apart": lambda scene, value, a, b: FAR_APART - gap(a, b),
+    "lined_up": lambda scene, value, a, b, c: off_line(a, b, c) - LINED_UP,
 }
 # What holds of the scene as a whole. These take (scene, value).
 _WHOLE = {
@@ -70,7 +71,7 @@ SYMMETRIC = ("next_to", "touching", "far_apart", "lined_up")
 class Fact(NamedTuple):
     """A statement: `Fact("in_zone", (Reference("red", "cube"),), "green")`.
 
-    `relation` is a key of RELATIONS, with as many `subjects` as it takes, or `count` or `zone`, with none. `value` is a
+    `relation` is a key of MISSING, with as many `subjects` as it takes, or `count` or `zone`, with none. `value` is a
     zone's colour (`in_zone`, `zone`), a place (`at`) or a number (`count`).
     """
 
@@ -98,7 +99,7 @@ def holds(fact: Fact, scene: Scene) -> bool:
     relation, subjects, value = fact
     if relation in _WHOLE:
         return _WHOLE[relation](scene, value)
-    true = RELATIONS[relation]
+    missing = MISSING[relation]
     meant = []
     for reference in subjects:
         found = scene.matching(reference)
@@ -106,9 +107,9 @@ def holds(fact: Fact, scene: Scene) -> bool:
             return False
         meant.append(found)
     if len(meant) == 1:
-        return any(true(scene, value, a) for a in meant[0])
+        return any(missing(scene, value, a) <= 0 for a in meant[0])
     return any(
-        true(scene, value, *chosen)
+        missing(scene, value, *chosen) <= 0
         for chosen in itertools.product(*meant)
         if all(a is not b for a, b in itertools.combinations(chosen, 2))
     )

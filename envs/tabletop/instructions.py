@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.tabletop.facts import FAR_APART, LINED_UP, NEXT_TO, TOOL_TOUCHING, Fact, holds
-from envs.tabletop.geometry import gap, off_line, outside, tool_gap
-from envs.tabletop.scene import LIFTED, Scene
+from envs.tabletop.facts import MISSING, TOOL_TOUCHING, Fact, holds
+from envs.tabletop.geometry import tool_gap
+from envs.tabletop.scene import LIFTED, Object, Scene
 from envs.tabletop.sentences import INSTRUCTIONS, fill
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES, Reference, check_choice
 from envs.tasks.task import closeness
@@ -61,17 +61,7 @@ class Instruction(NamedTuple):
         indices = [scene.index(reference) for reference in self.objects]
         if None in indices or (self.zone is not None and scene.zone(self.zone) is None):
             return 0.0
-        things = [scene.objects[index] for index in indices]
-        near = closeness(min(tool_gap(scene.tool, thing) for thing in things) - TOOL_TOUCHING, _TOOL_MARGIN)
-        if self.kind == "reach":
-            return near
-        if self.kind == "lift":
-            high = things[0].position[2] if things[0].held else 0.0
-            done = closeness(LIFTED - high, _LIFT_MARGIN)
-        else:
-            margin = _LINE_MARGIN if self.kind == "line_up" else _OBJECT_MARGIN
-            done = closeness(_missing(self, scene, things), margin)
-        return (1 - _TOOL_SHARE) * done + _TOOL_SHARE * near
+        return progress(self.kind, scene, [scene.objects[index] for index in indices], self.zone)
 
     def sentence(self, rng: np.random.Generator, phrasings: str = "seen") -> str:
         """One of the ways to say it, drawn by `rng`; `phrasings` is `seen` or `held_out`."""
@@ -80,15 +70,18 @@ class Instruction(NamedTuple):
         return fill(templates[int(rng.integers(len(templates)))], self.objects, self.zone)
 
 
-def _missing(instruction: Instruction, scene: Scene, things: list) -> float:
-    """Metres until what is named is where it shall be."""
-    if instruction.kind == "push_to_zone":
-        return outside(things[0], scene.zone(instruction.zone))
-    if instruction.kind == "push_next_to":
-        return gap(*things) - NEXT_TO
-    if instruction.kind == "separate":
-        return FAR_APART - gap(*things)
-    return off_line(*things) - LINED_UP
+def progress(kind: str, scene: Scene, things: list[Object], zone: str | None = None) -> float:
+    """`Instruction.progress` for the objects that are meant."""
+    near = closeness(min(tool_gap(scene.tool, thing) for thing in things) - TOOL_TOUCHING, _TOOL_MARGIN)
+    if kind == "reach":
+        return near
+    if kind == "lift":
+        high = things[0].position[2] if things[0].held else 0.0
+        done = closeness(LIFTED - high, _LIFT_MARGIN)
+    else:
+        margin = _LINE_MARGIN if kind == "line_up" else _OBJECT_MARGIN
+        done = closeness(MISSING[KINDS[kind][1]](scene, zone, *things), margin)
+    return (1 - _TOOL_SHARE) * done + _TOOL_SHARE * near
 
 
 def draw(rng: np.random.Generator, scene: Scene, kinds=None) -> Instruction | None:

@@ -15,10 +15,11 @@ from envs.captions.codes import COUNTS, LABELS, RELATIONS, codes_of, draw_codes,
 from envs.captions.corpus import Corpus, arrange
 from envs.captions.speaking import known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
-from envs.captions.truth import attributes, empty_tables, enter_scene, truth
+from envs.captions.truth import attributes, degrees, empty_tables, enter_scene, truth
 from envs.tabletop import facts
 from envs.tabletop.facts import Fact
-from envs.tabletop.scene import TOOLS, draw
+from envs.tabletop.instructions import KINDS, Instruction
+from envs.tabletop.scene import TOOLS, Object, Scene, Tool, Zone, draw
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
 WORDS = {word for text in known_words() for word in "".join(c if c.isalpha() else " " for c in text.lower()).split()}
@@ -41,15 +42,21 @@ def scenes():
     return scenes, tables
 
 
+def is_so(claim, scene) -> bool:
+    return claim.satisfied(scene) if isinstance(claim, Instruction) else facts.holds(claim, scene)
+
+
 def test_the_tables_say_what_the_facts_say(scenes):
     scenes, tables = scenes
     rng = np.random.default_rng(1)
-    asked = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in range(len(scenes))]
+    asked = [
+        make(tables, row, rng) for make in (true_claims, possible_claims) for row in range(len(scenes)) for _ in "abc"
+    ]
     asked += [(fact,) for scene in scenes[:10] for fact in facts.all_facts(scene)]
     got, known = truth(asked, tables)
-    expected = [[all(facts.holds(fact, scene) for fact in claims) for claims in asked] for scene in scenes]
+    expected = [[all(is_so(claim, scene) for claim in claims) for claims in asked] for scene in scenes]
     assert known.all() and np.array_equal(got, expected)
-    assert {fact.relation for claims in asked for fact in claims} == {*facts.RELATIONS, "count", "zone"}
+    assert {claim[0] for claims in asked for claim in claims} == {*facts.MISSING, *KINDS, "count", "zone"}
 
 
 def test_what_is_claimed_to_be_true_is(scenes):
@@ -57,7 +64,7 @@ def test_what_is_claimed_to_be_true_is(scenes):
     rng = np.random.default_rng(2)
     for row, scene in enumerate(scenes):
         for _ in range(10):
-            assert all(facts.holds(fact, scene) for fact in true_claims(tables, row, rng))
+            assert all(is_so(claim, scene) for claim in true_claims(tables, row, rng))
 
 
 def test_possible_claims_are_of_both_kinds(scenes):
@@ -74,11 +81,11 @@ def test_held_out_combinations_are_neither_drawn_nor_named_in_training(corpus):
     _, tables = corpus.draw(40, 5)
     _, held_out = corpus.draw(20, 6, "held_out_combinations")
     claims = [make(tables, row, rng) for row in range(40) for make in (true_claims, possible_claims) for _ in range(5)]
-    named = {s[:2] for claim in claims for fact in claim if isinstance(fact, Fact) for s in fact.subjects}
+    named = {s[:2] for claim in claims for fact in claim if not isinstance(fact, int) for s in fact[1]}
     assert len(named) > 20 and not named & HELD_OUT_COMBINATIONS
     for row in range(20):
         claim = true_claims(held_out, row, rng, about_held_out=True)
-        assert any(s[:2] in HELD_OUT_COMBINATIONS for fact in claim for s in fact.subjects)
+        assert any(s[:2] in HELD_OUT_COMBINATIONS for fact in claim for s in fact[1])
 
 
 def test_training_says_known_words_alone(corpus):
@@ -149,17 +156,45 @@ def test_codes_say_what_sentences_say(scenes):
             for subject in subjects
             if (subject >= 0).any()
         ]
-        claims.append((Fact(relation, tuple(called), value),))
-    assert np.array_equal(truth(claims, tables)[0][codes.picture, np.arange(len(claims))], codes.true)
+        claims.append(((Instruction if relation in KINDS else Fact)(relation, tuple(called), value),))
+    assert np.array_equal(degrees(claims, tables)[0][codes.picture, np.arange(len(claims))], codes.degree)
     assert set(codes.relation.tolist()) == set(range(len(RELATIONS)))
     assert all(subject[:2] not in HELD_OUT_COMBINATIONS for ((_, subjects, _),) in claims for subject in subjects)
     both = codes.relation == RELATIONS.index(("left_of", None))
-    assert 0.3 < codes.true[both].mean() < 0.7
+    assert 0.3 < (codes.degree[both] == 1).mean() < 0.7
 
     two = claims[0] + claims[1]
     numbers, relation, subjects = codes_of([*claims, two, (3,), (Fact("count", (), 2),)])
     assert np.array_equal(numbers, np.arange(len(claims)))
     assert np.array_equal(relation, codes.relation) and np.array_equal(subjects, codes.subjects)
+
+
+def test_the_nearer_the_truer():
+    """An object on its way to a zone, and the tool on its way to the object."""
+    cube, zone = Object("cube", "red", "small", (0.0, 0.0, 0.0)), Zone("green", (0.6, 0.6))
+    scene = Scene((cube,), (zone,), Tool("pusher", (-0.9, 0.0, 0.0)))
+    said = Reference("red", "cube")
+    asked = [
+        (Fact("in_zone", (said,), "green"),),
+        (Instruction("push_to_zone", (said,), "green"),),
+        (Fact("tool_touches", (said,)),),
+    ]
+
+    def degree(now) -> np.ndarray:
+        tables = empty_tables(1)
+        enter_scene(tables, 0, now)
+        return degrees(asked, tables)[0][0]
+
+    far, nearer, tool_nearer, done = map(
+        degree, (scene, scene.moved(0, (0.2, 0.2)), scene.with_tool((-0.3, 0.0)), scene.moved(0, (0.6, 0.6)))
+    )
+    assert 0 < far[0] < nearer[0] < 0.5 and 0 < far[1] < nearer[1] < 0.5
+    assert tool_nearer[0] == far[0] and tool_nearer[1] > far[1] and far[2] < tool_nearer[2] < 0.5
+    assert done[0] == done[1] == 1 and done[2] < 0.5
+    other = [(Fact("in_zone", (said,), "blue"),), (Fact("in_zone", (Reference("blue"),), "green"),)]
+    tables = empty_tables(1)
+    enter_scene(tables, 0, scene)
+    assert not degrees(other, tables)[0].any()
 
 
 def test_labels_are_asked_of_what_they_are_about(corpus):

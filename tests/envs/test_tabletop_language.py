@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from envs.tabletop import instructions
-from envs.tabletop.facts import RELATIONS, Fact, all_facts, holds, sample, truth_matrix
+from envs.tabletop.facts import MISSING, Fact, all_facts, holds, sample, truth_matrix
 from envs.tabletop.instructions import KINDS, Instruction, parse
 from envs.tabletop.scene import HELD_OUT_PLACES, Object, Scene, Tool, Zone, draw, in_held_out_place
 from envs.tabletop.sentences import FACTS, INSTRUCTIONS, fill
@@ -71,7 +71,7 @@ def test_facts_hold_where_they_should(fact, true):
 def test_what_is_absent_makes_every_fact_about_it_false():
     absent = Reference("yellow", "cylinder")
     counts = {"lined_up": 3}
-    for relation in RELATIONS:
+    for relation in MISSING:
         count = counts.get(relation, 2 if relation in ("next_to", "touching", "far_apart") or "_of" in relation else 1)
         subjects = (absent, RED, BLUE)[: 2 if relation in ("above", "below") else count]
         value = "green" if relation == "in_zone" else "left"
@@ -149,7 +149,7 @@ def test_an_instruction_is_done_when_its_result_is_a_fact():
     assert Instruction("push_to_zone", (RED,), "green").satisfied(SCENE)
     assert not Instruction("push_to_zone", (GREEN,), "green").satisfied(SCENE)
     assert Instruction("lift", (Reference("blue", "plate"),)).result == Fact("lifted", (Reference("blue", "plate"),))
-    assert {KINDS[kind][1] for kind in KINDS} <= RELATIONS.keys()
+    assert {KINDS[kind][1] for kind in KINDS} <= MISSING.keys()
 
 
 def test_progress_grows_on_the_way_and_is_nothing_for_what_is_absent():

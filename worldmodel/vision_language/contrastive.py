@@ -114,12 +114,12 @@ def sigmoid_loss(images: Tensor, texts: Tensor, true: Tensor, weight: Tensor, sc
 
     Args:
         images, texts: unit vectors `[B, E]` and `[S, E]`.
-        true: bool `[B, S]`.
+        true: `[B, S]`, 1 where it is true, between 0 and 1 where it nearly is.
         weight: `[B, S]`, 0 where it is not known.
         scale, bias: of the logits.
     """
     logits = scale * images @ texts.T + bias
-    return (weight * F.softplus(torch.where(true, -logits, logits))).sum() / len(images)
+    return (weight * (F.softplus(logits) - true * logits)).sum() / len(images)
 
 
 class Pretraining:
@@ -187,7 +187,8 @@ class Pretraining:
             number: of the update, from 0.
             pictures: uint8 `[B, H, W, 3]`.
             sentences: S = 2 B; sentence i and B + i were made for picture i, the second of them true or not.
-            true, known: bool `[B, S]`.
+            true: float or bool `[B, S]`, the degree to which it is true.
+            known: bool `[B, S]`.
             parts: int `[B, P]`, which patch shows the middle of each part, -1 for none; and int `[B, P, attributes]`, what it
                 is, -1 where it has no such attribute. None teaches no parts.
             facts: about the pictures and the sentences. None teaches none.

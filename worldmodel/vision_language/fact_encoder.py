@@ -63,7 +63,7 @@ class Facts(NamedTuple):
     """What updates are told without sentences; arrays.
 
     Attributes:
-        codes: `picture [F]`, `relation [F]`, `subjects [F, subjects, attributes]` and `true [F]`.
+        codes: `picture [F]`, `relation [F]`, `subjects [F, subjects, attributes]` and `degree [F]`, from 0 to 1.
         labels: bool `[B, labels]`, what holds of a picture and what is asked of it.
         said: `sentence [M]`, `relation [M]` and `subjects [M, subjects, attributes]`: what some of the sentences say.
     """
@@ -81,9 +81,9 @@ def facts_loss(encoder: FactEncoder, images: Tensor, texts: Tensor, scale: Tenso
         images, texts: unit vectors `[B, E]` and `[S, E]`.
         scale, bias: of the logits.
     """
-    picture, relation, subjects, true = map(torch.as_tensor, told.codes)
+    picture, relation, subjects, degree = map(torch.as_tensor, told.codes)
     logits = scale * (images[picture] * encoder(relation, subjects)).sum(-1) + bias
-    loss = F.binary_cross_entropy_with_logits(logits, true.float())
+    loss = F.binary_cross_entropy_with_logits(logits, degree.float())
     holds, asked = (torch.as_tensor(array).float() for array in told.labels)
     of_labels = F.binary_cross_entropy_with_logits(encoder.labels(scale * images), holds, asked, reduction="sum")
     sentence, relation, subjects = map(torch.as_tensor, told.said)

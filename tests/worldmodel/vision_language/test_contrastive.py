@@ -30,7 +30,7 @@ def test_the_loss_is_a_sigmoids_for_every_pair_that_is_known():
     scale, bias = torch.tensor(7.0), torch.tensor(-2.0)
     logits = 7.0 * images @ texts.T - 2.0
     expected = F.binary_cross_entropy_with_logits(logits, true.float(), weight, reduction="sum") / 3
-    assert torch.allclose(sigmoid_loss(images, texts, true, weight, scale, bias), expected)
+    assert torch.allclose(sigmoid_loss(images, texts, true.float(), weight, scale, bias), expected)
 
 
 def test_colours_are_learned_and_a_saved_encoder_says_the_same(tmp_path):
