@@ -204,7 +204,7 @@ class Run:
         if self.semantics is None:
             return
         if self.first:
-            self.store.features.fill(self.semantics.encoder(self.fabric.device))
+            self.store.features.fill(self.semantics.encoder(self.fabric.device), self.progress)
         self.fabric.barrier()
         self.store.features.refresh()
 

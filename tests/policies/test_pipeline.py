@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from tiny_encoder import make_tiny_encoder
 
 import envs
@@ -47,10 +51,11 @@ def configured(*overrides: str) -> dict:
     return config
 
 
-def run(folder: Path, *overrides: str) -> dict | None:
+def run(folder: Path, *overrides: str, progress: Progress | None = None) -> dict | None:
     config = configured(*overrides)
     make = {key: value for key, value in config["env"].items()}
-    return train(config, folder, partial(envs.make_vector, **make), partial(envs.make, **make), Progress(quiet=True))
+    shown = progress or Progress(quiet=True)
+    return train(config, folder, partial(envs.make_vector, **make), partial(envs.make, **make), shown)
 
 
 def numbers(folder: Path) -> list[dict]:
@@ -98,7 +103,7 @@ def test_latents_are_standardised_by_the_episodes_that_training_began_with(tmp_p
     assert grown > began and all(max(episodes) < began for episodes, _ in drawn)
 
 
-@pytest.mark.parametrize("delay", [-1.0, 0.0, 1.0, 2.5])
+@pytest.mark.parametrize("delay", [-1.0, 0.0, 2.5])
 def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, tmp_path, delay):
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "scripts.train", *TINY, f"run={folder}"]
@@ -140,7 +145,10 @@ def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbrok
 
 def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     looks = f"vision_language.name={make_tiny_encoder(tmp_path / 'encoder')}"
-    run(tmp_path / "unbroken", looks)
+    log, minutes = io.StringIO(), itertools.count(0, 60)  # so slow that a log gets every line
+    run(tmp_path / "unbroken", looks, progress=Progress(Console(file=log, width=200), clock=lambda: next(minutes)))
+    filling = re.findall(r"^features  (\d+)/(\d+) frames", log.getvalue(), re.MULTILINE)
+    assert len(set(filling)) == 3 and all(done == total for done, total in filling)  # of random steps and two rounds
     folder, do = tmp_path / "stopped", Run._do
 
     def stop(self, *arguments):
