@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,15 @@ def test_an_episode_reads_back_as_it_was_appended(tmp_path, interface):
     assert store.interface == interface and store.meta == {"env": "test"} and store.problems == []
     assert len(store) == 3 and store.steps == 12 and store.frames == 15
     assert store.lengths.tolist() == [1, 4, 7] and [info["seed"] for info in store.infos] == [1, 4, 7]
+
+
+def test_the_index_says_where_every_episode_lies_and_what_its_pictures_are(tmp_path):
+    episodes = three_shards(tmp_path / "data")
+    store = EpisodeStore.open(tmp_path / "data")
+    entries, image = store.entries, list(store.layout.shapes).index("image")
+    assert entries["number"].tolist() == list(range(6)) and entries["length"].tolist() == [5] * 6
+    assert entries["shard"].tolist() == [0, 0, 1, 1, 2, 2] and entries["row"].tolist() == [0, 6] * 3
+    assert entries["crc"][:, image].tolist() == [zlib.crc32(episode["image"]) for episode in episodes]
 
 
 def test_part_of_an_episode_has_the_observations_around_its_actions(tmp_path):

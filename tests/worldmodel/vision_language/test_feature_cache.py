@@ -256,7 +256,7 @@ def test_filling_finds_damage_that_nobody_has_read(tmp_path, encoder):
     path = FeatureCache(store, encoder).folder / "shards/000000/values.bin"
     path.unlink()
     cache = FeatureCache(store, encoder)
-    assert cache.fill(encoder) == (np.array([entry["shard"] for entry in store._catalog.entries]) == 0).sum()
+    assert cache.fill(encoder) == (store.entries["shard"] == 0).sum()
     assert str(path) in cache.problems[0] and "cut short or missing" in cache.problems[0]
     assert_true(cache, encoder)
 
