@@ -20,16 +20,23 @@ from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Trainer
 from worldmodel.vision_language.cache import FeatureCache
 
-LOWEST, HIGHEST = 0.5, 0.995  # quantiles of the fit over the data that a reward of 0 and of 1 stands for
-MOST = 1.2  # reward of a frame that fits better than the data's: a model's mistakes fit better still
+LOWEST, HIGHEST = 0.05, 0.995  # quantiles of the fit over the data that a reward of 0 and of 1 stands for
+LEAST, MOST = (
+    -0.2,
+    1.2,
+)  # reward of frames that fit worse or better than the data's: a model's mistakes go further still
 POOL = 16  # batches of starting memories, drawn anew as often as they are used up
 
 
 class SentenceReward:
-    """How well each imagined frame fits a sentence, from 0 to `MOST`.
+    """How well each imagined frame fits a sentence, from `LEAST` to `MOST`.
 
     A cosine says little by itself: one encoder's lie between .1 and .3, another's between -.5 and .9. So the reward is 0
-    where a frame fits no better than the data's median frame, and 1 where it fits as well as the best of two hundred.
+    where a frame fits as badly as the worst of twenty of the data's, and 1 where it fits as well as the best of two
+    hundred. Between them, and a little beyond, it is linear: nearly every frame has a slope that an actor can follow.
+
+    Attributes:
+        std: standard deviation of the reward over `latents`.
 
     Args:
         agent: whose semantic tokens are read.
@@ -51,14 +58,19 @@ class SentenceReward:
         self.low, self.high = fit.quantile(LOWEST), fit.quantile(HIGHEST)
         if not self.high > self.low:
             raise ValueError(f"no frame of the data fits {sentence!r} better than another: it cannot be learned")
+        self.std = float(self.scaled(fit).std())
 
     def fit(self, latents: Tensor) -> Tensor:
         """The cosine between the tokens of frames of latents `[R, S, N, D]` and the sentence: `[R, S]`."""
         return sentence_fit(self.read(latents), self.text.expand(len(latents), -1), self.tokens)
 
+    def scaled(self, fit: Tensor) -> Tensor:
+        """The reward for a fit, of any shape."""
+        return ((fit - self.low) / (self.high - self.low)).clamp(LEAST, MOST)
+
     def __call__(self, trajectory: Trajectory) -> Tensor:
         """The reward of each step of a trajectory, of the frame that it leads to: `[R, H]`."""
-        return ((self.fit(trajectory.latents[:, 1:]) - self.low) / (self.high - self.low)).clamp(0, MOST)
+        return self.scaled(self.fit(trajectory.latents[:, 1:]))
 
 
 def train_on_sentence(
@@ -86,7 +98,7 @@ def train_on_sentence(
     pool = start_memories(model, store, POOL * starts, config["seed"])
     behavior.reward = SentenceReward(agent, sentence, pool.latent)
     trainer = Trainer(fabric, behavior, behavior.config.optimizer(), config["updates"], behavior.LOSSES)
-    behavior.set_reward_scale(0.3)  # a reward between 0 and 1 has about that spread
+    behavior.set_reward_scale(behavior.reward.std)
     generator = torch.Generator(model.device).manual_seed(config["seed"])
     metrics, averages = MetricsLogger(folder, config["logging"]["wandb"], config), Averages()
     try:

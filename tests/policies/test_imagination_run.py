@@ -14,7 +14,8 @@ import envs
 from policies.agent import Agent
 from policies.baselines import RandomPolicy
 from policies.collect import collect
-from policies.imagination_run import SentenceReward, train_on_sentence
+from policies.imagination_run import POOL, SentenceReward, train_on_sentence
+from policies.starts import start_memories
 from worldmodel import Interface
 from worldmodel.data import EpisodeStore
 from worldmodel.progress import Progress
@@ -56,8 +57,19 @@ def test_the_reward_is_the_fit_of_the_frame_that_a_step_leads_to(made):
     fit = agent.model.read_semantic(latents)[:, 0] @ text
     dream = SimpleNamespace(latents=latents.view(20, 10, 1, 8))
     given = reward(dream)
-    expected = (fit.view(20, 10)[:, 1:] - fit.quantile(0.5)) / (fit.quantile(0.995) - fit.quantile(0.5))
-    assert given.shape == (20, 9) and torch.allclose(given, expected.clamp(0, 1.2), atol=1e-5)
+    expected = (fit - fit.quantile(0.05)) / (fit.quantile(0.995) - fit.quantile(0.05))
+    assert given.shape == (20, 9) and torch.allclose(given, expected.view(20, 10)[:, 1:].clamp(-0.2, 1.2), atol=1e-5)
+    assert reward.std == pytest.approx(expected.clamp(-0.2, 1.2).std().item(), rel=1e-4)
+
+
+def test_a_frame_that_fits_badly_has_a_slope_too(made):
+    agent, _ = made
+    latents = torch.randn(200, 1, 8, requires_grad=True)
+    reward = SentenceReward(agent, SENTENCES[0], latents)
+    given = reward(SimpleNamespace(latents=latents[:, None].expand(-1, 2, -1, -1)))[:, 0]
+    given.sum().backward()
+    sloped = (latents.grad.abs().sum((1, 2)) > 0)[given < given.median()]
+    assert sloped.float().mean() > 0.9 and (given < 0).float().mean() > 0.03
 
 
 def test_training_follows_from_the_seed_and_never_reads_a_reward(made, tmp_path):
@@ -84,6 +96,9 @@ def test_what_was_trained_is_loaded_and_acts(made, tmp_path):
     policy = loaded.policy("actor")
     picture = torch.zeros(1, 16, 16, 3, dtype=torch.uint8).numpy()
     assert policy.act({"image": picture}).shape == (1, 1)
+    latents = start_memories(agent.model, store, POOL * CONFIG["behavior"]["starts"], CONFIG["seed"]).latent
+    spread = SentenceReward(agent, SENTENCES[0], latents).std
+    assert done.behavior.value_unit.item() == pytest.approx(spread / (1 - 0.98) / 10)
 
 
 def test_a_model_without_semantic_tokens_says_so(made):
