@@ -1,4 +1,4 @@
-"""Measures our renderer beside `env.render()`, in the same run, for `python -m scripts.benchmark`."""
+"""Measures our renderer beside `env.render()`, in the same run, and whole envs, for `python -m scripts.benchmark`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from envs.cameras import own_view
+from envs.catalogue import make
 from envs.renderer import Renderer
 
 DEFAULT_IDS = ("HalfCheetah-v5", "Walker2d-v5", "Humanoid-v5")
@@ -28,6 +29,30 @@ def measure_rendering(ids=DEFAULT_IDS, size: int = 64, seconds: float = 1.0) -> 
         `<quality>_ratio` (over `env_render_fps`), `<quality>_difference` (mean absolute, of 255).
     """
     return [_measure(id, size, seconds) for id in ids]
+
+
+def measure_stepping(id: str, runs: int = 7, seconds: float = 1.0, **options) -> list[float]:
+    """Observations per second of one core (CPU time of this process) that an env gives behind its adapter: random
+    actions, each observation a picture, with the resets that episodes of the env's own length need.
+
+    Args:
+        id: of the env; `options` are the others of `envs.make`.
+        runs: measurements, each going on where the last one ended.
+        seconds: of CPU time per measurement.
+    """
+    env = make(id, **options)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+
+    def frame() -> None:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+
+    try:
+        return [_frames_per_second(frame, seconds) for _ in range(runs)]
+    finally:
+        env.close()
 
 
 def _measure(id: str, size: int, seconds: float) -> dict:

@@ -7,8 +7,11 @@ of several runs and becomes `results/speed_<name>.json`.
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,8 @@ from pathlib import Path
 RUNS = 7  # per figure; the median is quoted, the interval is the bootstrap's of the mean
 COMMAND = "python -m scripts.benchmark"
 RENDERED = {"HalfCheetah-v5": (50, 150), "Walker2d-v5": (50, 150), "Humanoid-v5": (40, None)}
-INTERFACE = dict(cameras={"image": (64, 64, 3)}, action_dim=1, privileged_dim=5, privileged_positions=3)
+EPISODES = 8000  # frames on disk, 100 MB, that a benchmark of training draws from
+INTERFACE = {"cameras": {"image": (64, 64, 3)}, "action_dim": 1, "privileged_dim": 5, "privileged_positions": 3}
 
 
 def main() -> None:
@@ -33,6 +37,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from scripts.results import number
     from worldmodel.precision import configure
     from worldmodel.provenance import result_json, write_json
 
@@ -53,7 +58,7 @@ def main() -> None:
             )
             write_json(arguments.out / f"speed_{key}.json", result)
             met = "-" if bar is None else "yes" if result["met"] else "no"
-            table.add_row(claim, f"{result['mean']:,.1f}", "-" if bar is None else f"{bar:,}", met)
+            table.add_row(claim, number(result["mean"]), "-" if bar is None else f"{bar:,}", met)
     console.print(table)
 
 
@@ -69,8 +74,9 @@ def timed(call: Callable[[], object], runs: int = RUNS, warm: int = 2) -> list[f
     return times
 
 
-def untrained_agent(*overrides: str):
-    """An agent of the default configuration, changed by `overrides`: speed does not depend on what it learned."""
+def untrained_agent(*overrides: str, interface: dict | None = None):
+    """An agent of the default configuration, changed by `overrides`: speed does not depend on what it learned. Its env is
+    like the default's, or has the `interface` that is given."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
@@ -80,7 +86,7 @@ def untrained_agent(*overrides: str):
 
     with initialize_config_module("configs", version_base="1.3"):
         config = OmegaConf.to_container(compose("train", overrides=["run=unused", *overrides]), resolve=True)
-    agent = Agent.new(Interface(**INTERFACE), config)
+    agent = Agent.new(Interface(**(interface or INTERFACE)), config)
     agent.model.eval()
     return agent
 
@@ -105,12 +111,18 @@ def rendering():
             )
 
 
+def tabletop():
+    from envs.benchmark import measure_stepping
+
+    for embodiment in ("pusher", "gripper"):
+        frames = measure_stepping("worldmodel/Tabletop-v0", RUNS, kwargs={"embodiment": embodiment}, image_size=64)
+        claim = f"worldmodel/Tabletop-v0 with a {embodiment}, frames of 64x64 per core-second, resets included"
+        yield f"tabletop_{embodiment}", claim, frames, 1000, True, {}
+
+
 def training_step(agent, windows: int | None = None) -> tuple[Callable[[], object], int]:
     """An update of the world model on made-up pictures, and how many frames it takes."""
     import torch
-    from lightning_fabric import Fabric
-
-    from worldmodel.trainer import OptimizerConfig, Trainer
 
     options = agent.config["training"]
     windows, length = windows or options["batch_size"], options["window"]
@@ -125,12 +137,22 @@ def training_step(agent, windows: int | None = None) -> tuple[Callable[[], objec
         "valid": torch.ones(windows, length),
         "reference": {"image": torch.randint(0, 256, (options["reference_frames"], 64, 64, 3), dtype=torch.uint8)},
     }
+    trainer, generator = learner(agent)
+    return lambda: trainer.update(batch, generator), windows * (length + 1)
+
+
+def learner(agent):
+    """A trainer of the agent's world model and the generator that its updates draw from."""
+    import torch
+    from lightning_fabric import Fabric
+
+    from worldmodel.trainer import OptimizerConfig, Trainer
+
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    trainer = Trainer(fabric, agent.model, OptimizerConfig(**options["optimizer"]), 1000)
     agent.model.train()
-    generator = torch.Generator().manual_seed(0)
-    return lambda: trainer.update(batch, generator), windows * (length + 1)
+    trainer = Trainer(fabric, agent.model, OptimizerConfig(**agent.config["training"]["optimizer"]), 1000)
+    return trainer, torch.Generator().manual_seed(0)
 
 
 def training():
@@ -138,6 +160,68 @@ def training():
     times = timed(lambda: [step() for _ in range(10)], warm=1)
     claim = "world-model training at tiny, frames of 64x64 a second"
     yield "training", claim, [10 * frames / t for t in times], 3000, True, {"frames_per_update": frames}
+
+
+def semantic_tokens():
+    times: dict[str, list[float]] = {"off": [], "embedded": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        interface = record_episodes(data)
+        steps = {
+            looks: recorded_step(untrained_agent(f"vision_language={looks}", interface=interface), data)
+            for looks in times
+        }
+        for _ in range(RUNS + 1):  # in turn, so that whatever else the machine does meets both
+            for looks, step in steps.items():
+                times[looks] += timed(lambda step=step: [step() for _ in range(10)], runs=1, warm=0)
+    rates = {looks: [10 / t for t in found[1:]] for looks, found in times.items()}  # the first of each warmed it up
+    ratios = [slower / plain for slower, plain in zip(rates["embedded"], rates["off"], strict=True)]
+    claim = (
+        "world-model training with semantic tokens at tiny, from episodes with cached features: updates a second as a "
+        "share of those without semantic tokens"
+    )
+    yield "semantic_tokens", claim, ratios, 0.667, True, {"updates_per_second": rates}
+
+
+def record_episodes(folder: Path) -> dict:
+    """`EPISODES` frames of random actions in the default env; returns its interface."""
+    import envs
+    from policies.baselines import RandomPolicy
+    from policies.collect import collect
+    from worldmodel import Interface
+    from worldmodel.data import EpisodeStore
+
+    with envs.make_vector(8, id="worldmodel/CartpoleSwingup-v0") as vector:
+        interface = Interface(**vector.interface)
+        with EpisodeStore.create(folder, interface, {}) as store:
+            policy = RandomPolicy(interface=interface, seed=0)
+            collect(policy, vector, store, EPISODES, itertools.count(), broad_fraction=0.9, max_steps=40)
+        return vector.interface
+
+
+def recorded_step(agent, folder: Path) -> Callable[[], object]:
+    """An update of the world model on recorded episodes, as in a run: windows and reference frames are drawn, with cached
+    semantic tokens where the model has them, and the weights' average follows."""
+    from worldmodel.averaging import follow
+    from worldmodel.data import EpisodeStore, WindowSampler
+    from worldmodel.vision_language.cache import FeatureCache
+
+    options, model = agent.config["training"], agent.model
+    store = EpisodeStore.open(folder)
+    if model.semantics is not None:
+        store.features = FeatureCache(store, model.semantics.described)
+        store.features.fill(model.semantics.encoder())
+    windows = WindowSampler(store, options["window"], options["batch_size"], seed=0)
+    singles = WindowSampler(store, 1, options["reference_frames"], seed=1)
+    trainer, generator = learner(agent)
+    average = copy.deepcopy(model)
+
+    def step() -> None:
+        frames = {key: value[:, 0] for key, value in model.seen(singles.sample()).items()}
+        trainer.update(windows.sample() | {"reference": frames}, generator)
+        follow(average, model, options["average_rate"], trainer.updates)
+
+    return step
 
 
 def imagination():
@@ -186,7 +270,9 @@ def importing():
 
 MEASUREMENTS = {
     "rendering": rendering,
+    "tabletop": tabletop,
     "training": training,
+    "semantic_tokens": semantic_tokens,
     "imagination": imagination,
     "acting": acting,
     "importing": importing,
