@@ -17,11 +17,21 @@ DMC_100K = (
 """The published protocol: the suite's own starts, no simulator state, action repeat counted; run it where the extra `dmc`
 is installed. Two envs side by side, because whole episodes are taken: eight would take 104,000 steps."""
 
-GOAL_IMAGE = (
-    "env.kwargs.render_goal=false objective=goal_image planner.samples=128 planner.iterations=3 planner.elites=16 "
-    "eval.episodes=50 eval.envs=10"
-)
+TO_GOALS = "objective=goal_image planner.samples=128 planner.iterations=3 planner.elites=16"
+GOAL_IMAGE = f"env.kwargs.render_goal=false {TO_GOALS} eval.episodes=50 eval.envs=10"
 """Random episodes without a goal in sight, a world model without rewards, and fifty goal pictures to plan towards."""
+
+TOKENS = "vision_language=embedded"
+PENDULUM_TOKENS = f"env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=1 {TOKENS}"
+REACHER_TOKENS = f"env.id=worldmodel/Reacher-v0 training.online.rounds=1 {TOKENS}"
+TABLETOP = f"env.id=worldmodel/Tabletop-v0 env.action_repeat=4 {TO_GOALS} {TOKENS}"
+"""Random episodes of the table with the pusher, nothing asked and no rewards; what is asked for comes with `UNSEEN`."""
+
+UNSEEN = ("env.kwargs.split=held_out_layouts", "eval.episodes=50", "eval.envs=10", "eval.baselines=[random]")
+TOWARDS = {
+    "goal": ("evaluate", "policy=planner", *UNSEEN),
+    "sentence": ("evaluate", "policy=planner", "objective=instruction", "env.goal_image=false", *UNSEEN),
+}
 
 
 def mean_return(score: dict) -> float:
@@ -50,21 +60,42 @@ class Claim:
 
     Attributes:
         sentence: with the unit.
-        bar: that the mean over seeds has to reach.
+        bar: that the mean over seeds has to reach; None for a figure without one.
         minutes: of wall time that each run may take on two idle cores.
         train: overrides of `worldmodel train`.
         read: the number, from one policy's entry.
+        then: a verb and its overrides, for what was trained; the number is of the policy that it evaluates.
+        relative: the number is a share of the trained actor's, over the same episodes.
     """
 
     sentence: str
-    bar: float
+    bar: float | None
     minutes: float
     train: str = ""
     read: Read = mean_return
+    then: tuple[str, ...] = ()
+    relative: bool = False
 
-    def value(self, results: dict) -> tuple[float, str]:
+    def value(self, results: dict, then: dict | None = None) -> tuple[float, str]:
         """The number in an eval.json, and the policy that it is of: the best trained one among those that were evaluated
-        over the most episodes, because the best of unequally many is the luckiest of few."""
+        over the most episodes, because the best of unequally many is the luckiest of few.
+
+        Args:
+            results: of training.
+            then: the eval.json that `then` left, whose policy is judged instead.
+
+        Raises:
+            ValueError: the number is relative, and the two were evaluated over different episodes.
+        """
+        if then is not None:
+            policy = then["context"]["policy"]
+            number = self.read(then["policies"][policy])
+            if not self.relative:
+                return number, policy
+            one, other = then["policies"][policy], results["policies"]["actor"]
+            if [e["seed"] for e in one["episodes"]] != [e["seed"] for e in other["episodes"]]:
+                raise ValueError("the trained actor was evaluated over other episodes: nothing can be compared")
+            return number / self.read(other), policy
         trained = {name: score for name, score in results["policies"].items() if name in ("actor", "planner")}
         most = max(len(score["episodes"]) for score in trained.values())
         best = max(
@@ -78,6 +109,10 @@ CLAIMS = {
     "cartpole_swingup": Claim(
         "cartpole swing-up from 64x64 pixels, the default job: return (0-1000) within 20 minutes, state as a target",
         800, 20,
+    ),
+    "cartpole_swingup_tokens": Claim(
+        "cartpole swing-up from 64x64 pixels and semantic tokens: return (0-1000) within 30 minutes, state as a target",
+        800, 30, TOKENS,
     ),
     "cartpole_swingup_long": Claim(
         "cartpole swing-up from 64x64 pixels: return (0-1000) within 40 minutes, state as a target",
@@ -139,14 +174,47 @@ CLAIMS = {
         464, 120, f"env.id=dmc/walker-walk env.action_repeat=2 {DMC_100K} training.online.train_ratio=32 "
         "training.online.rounds=15 training.online.steps=3000 model.losses.reconstruction=200",
     ),
+    "cartpole_sentence": Claim(
+        "an actor trained in imagination on 'the pole stands upright in the middle': its return as a share of that of the "
+        "actor trained on reward",
+        0.6, 45, TOKENS, then=("imagine", "instruction=the pole stands upright in the middle"), relative=True,
+    ),
+    "pendulum_sentence": Claim(
+        "an actor trained in imagination on 'the pendulum stands upright': its return as a share of that of the actor "
+        "trained on reward",
+        0.6, 45, PENDULUM_TOKENS, then=("imagine", "instruction=the pendulum stands upright"), relative=True,
+    ),
+    "reacher_sentence": Claim(
+        "an actor trained in imagination on 'the tip of the arm is on the disk': its return as a share of that of the actor "
+        "trained on reward",
+        0.6, 45, REACHER_TOKENS, then=("imagine", "instruction=the tip of the arm is on the disk"), relative=True,
+    ),
+    **{
+        f"tabletop_{way}_{name}": Claim(
+            f"tabletop pusher, planning towards a {means}: share of held-out layouts in which it {does} within 10 s, "
+            "from task-free episodes alone",
+            None, 90, TABLETOP, success, (*TOWARDS[way], f"env.kwargs.kinds=[{kind}]"),
+        )
+        for way, means in (("goal", "picture of the goal"), ("sentence", "sentence"))
+        for name, kind, does in (
+            ("reach", "reach", "reaches the object"), ("push", "push_to_zone", "pushes the object into the zone"),
+        )
+    },
 }  # fmt: skip
 
 
-def read_run(claim: Claim, folder: Path, seed: int, minutes: float) -> dict:
-    """What one run reached: an entry of `runs` in results/<claim>.json."""
+def read_run(claim: Claim, folder: Path, seed: int, minutes: float, then: Path | None = None) -> dict:
+    """What one run reached: an entry of `runs` in results/<claim>.json.
+
+    Args:
+        folder: of the training run.
+        minutes: that all of it took.
+        then: the folder that `claim.then` left its eval.json in.
+    """
     results = json.loads((folder / "eval.json").read_text())
+    further = None if then is None else json.loads((then / "eval.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    value, best = claim.value(results)
+    value, best = claim.value(results, further)
     reports = [line for line in lines if any("_error_" in key for key in line)]
     profile = folder / "profile.json"
     return {
@@ -155,18 +223,24 @@ def read_run(claim: Claim, folder: Path, seed: int, minutes: float) -> dict:
         "best": best,
         "minutes": round(minutes, 2),
         "env_steps": lines[-1]["env_steps"],
-        "policies": {
-            name: {key: score[key] for key in ("return", "success", "late_success", "late_reward", "decision_ms")}
-            | {"episodes": len(score["episodes"])}
-            for name, score in results["policies"].items()
-        },
+        "policies": _summary(further or results),
+        **({} if further is None else {"trained": _summary(results)}),
         "curve": [
             {"minutes": round(line["seconds"] / 60, 3), "env_steps": line["env_steps"], "return": line["validation_return"]}
             for line in lines
-            if "validation_return" in line
+            if "validation_return" in line and further is None
         ],
         "open_loop": {key: value for key, value in reports[-1].items() if "_r2_" in key or "_error_" in key}
         if reports
         else {},
         "seconds": json.loads(profile.read_text())["seconds"] if profile.exists() else {},
     }  # fmt: skip
+
+
+def _summary(results: dict) -> dict:
+    """Every policy of an eval.json, without its single episodes."""
+    kept = ("return", "success", "late_success", "late_reward", "decision_ms")
+    return {
+        name: {key: score[key] for key in kept} | {"episodes": len(score["episodes"])}
+        for name, score in results["policies"].items()
+    }
