@@ -32,12 +32,13 @@ class Backbone(nn.Module, abc.ABC):
     Attributes:
         family: such as `siglip`; begins the identity.
         architecture: plain data that, with the weights, decides what the model computes.
-        has_text, logit_scale, logit_bias: see `VisionLanguageEncoder`.
+        has_text, has_words, logit_scale, logit_bias: see `VisionLanguageEncoder`.
     """
 
     family: str
     architecture: dict
     has_text = False
+    has_words = False
     logit_scale: float | None = None
     logit_bias: float | None = None
 
@@ -51,6 +52,10 @@ class Backbone(nn.Module, abc.ABC):
 
     def text_features(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings `[S, E]`, of any length."""
+        raise NotImplementedError
+
+    def word_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The text encoder's last layer `[S, L, F]`, and which places hold a word, bool `[S, L]`."""
         raise NotImplementedError
 
     def warn_of_cut(self, longest: int, limit: int) -> None:
@@ -78,6 +83,7 @@ class VisionLanguageEncoder(nn.Module):
         dim: E, numbers per vector.
         patch_tokens: how many of the tokens belong to a part of the picture.
         has_text: whether `encode_text` works.
+        has_words: whether `encode_words` does.
         logit_scale, logit_bias: floats; None where the checkpoint has none.
         preprocessing: what is done to pictures first.
         batch_size: pictures or sentences at once.
@@ -104,6 +110,7 @@ class VisionLanguageEncoder(nn.Module):
         self.patch_tokens = patch_tokens
         self.batch_size = batch_size
         self.has_text = backbone.has_text
+        self.has_words = backbone.has_words
         self.logit_scale = backbone.logit_scale
         self.logit_bias = backbone.logit_bias
         for key, value in backbone.named_parameters():
@@ -147,6 +154,10 @@ class VisionLanguageEncoder(nn.Module):
             parts.append(self._tokens(self.preprocess(part.to(self.device))))
         return torch.cat(parts)
 
+    def differentiable_tokens(self, images: Tensor) -> Tensor:
+        """As `encode_images`, at once and with gradients to whatever was added to the weights and is trained."""
+        return self._tokens(self.preprocess(images.to(self.device)))
+
     @torch.no_grad()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """S sentences to float32 `[S, E]`: unit vectors on the encoder's device.
@@ -165,6 +176,19 @@ class VisionLanguageEncoder(nn.Module):
             with self._plain_arithmetic():
                 parts.append(F.normalize(self.backbone.text_features(batch).float(), dim=-1))
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def encode_words(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The tokens of S sentences, each in its context: float32 `[S, L, F]`, not normalised, and which of the L places
+        hold one, bool `[S, L]`.
+
+        L is what the longest needs, or all that the encoder reads. Raises EncoderError where it gives whole sentences only."""
+        if not self.has_words:
+            raise EncoderError(f"{self.name} gives no features of single words: use encode_text")
+        batch = {key: value.to(self.device) for key, value in self.backbone.tokenize(list(sentences)).items()}
+        with self._plain_arithmetic():
+            features, present = self.backbone.word_features(batch)
+        return features.float(), present
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 `[F, H, W, 3]` to what the model takes, `[F, 3, h, w]` in its type."""

@@ -27,7 +27,7 @@ BOOKKEEPING = {"transformers_version", "torch_dtype", "dtype", "_name_or_path", 
 class TextAndVision(Backbone):
     """CLIP and SigLIP: a picture's and a sentence's embedding in one space."""
 
-    has_text = True
+    has_text = has_words = True
 
     def __init__(self, family: str, config: dict, model, tokenizer):
         super().__init__()
@@ -70,6 +70,10 @@ class TextAndVision(Backbone):
 
     def text_features(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.get_text_features(**batch).pooler_output
+
+    def word_features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        present = batch.get("attention_mask", batch["input_ids"] != self.tokenizer.pad_token_id)
+        return self.model.text_model(**batch).last_hidden_state, present.bool()
 
 
 class VisionOnly(Backbone):
