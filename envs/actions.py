@@ -63,3 +63,10 @@ class ActionMap:
             return self._first + int(action.argmax())
         physical = self._low + (np.clip(action, -1, 1) + 1) * self._half
         return np.clip(physical, self._low, self._high).astype(self._dtype).reshape(self._shape)
+
+    def inverse(self, own) -> np.ndarray:
+        """The action in [-1, 1], float32 [A], that is the env's `own` one; outside of its bounds, the bound."""
+        if self.discrete:
+            return np.eye(self.length, dtype=np.float32)[int(own) - self._first]
+        share = (np.asarray(own, np.float64).ravel() - self._low) / np.where(self._half > 0, self._half, 1)
+        return np.clip(share - 1, -1, 1).astype(np.float32)

@@ -23,7 +23,8 @@ class Adapter(gymnasium.Wrapper):
     Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
     the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
     there; `instruction`, a sentence, where the env or the option gives one. With `goal_image` every observation also has
-    `goal` (`goal.<name>` of several), the picture of what shall be.
+    `goal` (`goal.<name>` of several), the picture of what shall be. With `expert`, `info` also has `expert_action`
+    float32 [A] in [-1, 1], what the env's scripted expert does now.
 
     Attributes:
         interface: the fields of `worldmodel.interface.Interface`, as a dict.
@@ -47,6 +48,7 @@ class Adapter(gymnasium.Wrapper):
         privileged_state: bool = True,
         goal_image: bool = False,
         instruction: str | None = None,
+        expert: bool = False,
     ):
         super().__init__(env)
         if observation not in OBSERVATIONS:
@@ -64,7 +66,12 @@ class Adapter(gymnasium.Wrapper):
         self._renderers, self._model = {}, None
         self._last = None  # the env's own last observation
         self._goal: dict[str, np.ndarray] = {}
-        self._goal_image, self._instruction = goal_image, instruction
+        self._goal_image, self._instruction, self._asks_expert = goal_image, instruction, expert
+        if expert and not hasattr(env.unwrapped, "expert_action"):
+            raise ValueError(
+                f"{self._id} has no scripted expert; worldmodel/Tabletop-v0 and every metaworld/<task>-v3 have one, and an "
+                "env of yours that answers expert_action() with an action of its own"
+            )
         if goal_image and not getattr(env.unwrapped, "starts_solved", False):
             raise ValueError(
                 f"env.goal_image=true: {self._id} has no goal pictures of its own. It would take the reset option "
@@ -161,6 +168,10 @@ class Adapter(gymnasium.Wrapper):
         info = self._annotate(info, env_steps=steps)
         return self._observe(observation), total, bool(terminated), bool(truncated), info
 
+    def expert_action(self) -> np.ndarray:
+        """What the env's scripted expert does now: float32 [A] in [-1, 1]. It may remember: ask once a step."""
+        return self._actions.inverse(self.env.unwrapped.expert_action())
+
     def render_frame(self, size: int) -> np.ndarray:
         """The current picture, uint8 [size, size, 3]: from the first camera, where none is observed from one that follows."""
         name = next(iter(self._sources.values()), _FOLLOWING)
@@ -192,6 +203,8 @@ class Adapter(gymnasium.Wrapper):
             info["success"] = bool(info["success"])
         if self._privileged:
             info["privileged"] = self._privileged(self.env.unwrapped.data)
+        if self._asks_expert:
+            info["expert_action"] = self.expert_action()
         return info
 
     def _picture(self, name: str | None, size: int) -> np.ndarray:

@@ -44,8 +44,10 @@ def make(
     privileged_state: bool = True,
     goal_image: bool = False,
     instruction: str | None = None,
+    expert: bool = False,
 ) -> Adapter:
-    """Make any env behind the project's env contract (see `Adapter`); the keys are those of configs/env/default.yaml.
+    """Make any env behind the project's env contract (see `Adapter`); but for `expert`, the keys are those of
+    configs/env/default.yaml.
 
     Args:
         id: a Gymnasium id, `module:id` to import `module` first (which registers the env; needed by worker processes
@@ -54,6 +56,7 @@ def make(
         kwargs: for the env's own constructor.
         max_episode_steps: in env steps, whatever `action_repeat` is; None keeps the env's own limit.
         instruction: what is asked for in every episode; an env that takes the keyword `instruction` is made with it.
+        expert: show what the env's scripted expert does, for the policy that follows it.
 
     Raises:
         ValueError: an unknown id (the message names near misses), or an option that the env can't follow.
@@ -84,6 +87,7 @@ def make(
             privileged_state=privileged_state,
             goal_image=goal_image,
             instruction=instruction,
+            expert=expert,
         )
     except Exception:
         env.close()

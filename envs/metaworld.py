@@ -176,28 +176,20 @@ class MetaWorld(gymnasium.Env):
         terminated = self._terminates and success
         return self._observation(), float(reward), terminated, truncated and not terminated, info
 
+    def expert_action(self) -> np.ndarray:
+        """What the suite's scripted expert does now: float32 [4] in [-1, 1]. Raises RuntimeError before the first
+        reset."""
+        if self._full is None:
+            raise RuntimeError("the expert acts in an episode: call reset() first")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of every action outside of [-1, 1]
+            return np.clip(self._expert.get_action(self._full), -1.0, 1.0).astype(np.float32)
+
     def close(self) -> None:
         self._env.close()
 
     def _observation(self) -> np.ndarray:
         return self._full[self._shown].astype(np.float32)
-
-
-def expert_action(env: gymnasium.Env) -> np.ndarray:
-    """What the suite's scripted expert does now in an env of this suite, wrapped or not: float32 [4] in [-1, 1].
-
-    Raises:
-        RuntimeError: before the first reset.
-        TypeError: another env, which has no such expert.
-    """
-    task = env.unwrapped
-    if not isinstance(task, MetaWorld):
-        raise TypeError(f"{type(task).__name__} has no Meta-World expert; it is for envs of env.id=metaworld/<task>-v3")
-    if task._full is None:
-        raise RuntimeError("the expert acts in an episode: call reset() first")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of every action outside of [-1, 1]
-        return np.clip(task._expert.get_action(task._full), -1.0, 1.0).astype(np.float32)
 
 
 def _turn_upright(model) -> None:

@@ -13,7 +13,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from envs.catalogue import make
 
 # What crosses the process border; the rest of info stays there.
-_FORWARDED = ("privileged", "env_steps", "success", "instruction")
+_FORWARDED = ("privileged", "env_steps", "success", "instruction", "expert_action")
+_SHOWN = ("instruction", "expert_action")  # what a policy may read of it
 
 
 class _Row(gymnasium.Wrapper):
@@ -93,7 +94,7 @@ class VectorEnv:
 
         Returns:
             observations: dict of arrays [n, ...]; rows outside the mask show what they showed. `instruction` is [n] of
-                str, where the envs have one.
+                str, where the envs have one; `expert_action` float32 [n, A], where they were made with `expert`.
             infos: dict of arrays [n, ...]: `env_steps`, and where the env has them `privileged`, `success`.
         """
         if len(seeds) != self.count:
@@ -109,7 +110,7 @@ class VectorEnv:
             options["reset_mask"] = np.asarray(mask, bool)
         observations, infos = self._envs.reset(seed=list(seeds), options=options)
         merged = self._merge(infos)
-        return self._instructed(observations, merged), merged
+        return self._shown(observations, merged), merged
 
     def step(self, actions: np.ndarray):
         """Take `actions` [n, A]. A row whose episode is over stays as it is, with reward 0 and no env steps, until it
@@ -124,7 +125,7 @@ class VectorEnv:
             raise ValueError(f"actions of shape {actions.shape} where {self._envs.action_space.shape} is taken")
         observations, rewards, _, _, infos = self._envs.step(actions)
         merged = self._merge(infos)
-        observations = self._instructed(observations, merged)
+        observations = self._shown(observations, merged)
         return observations, rewards.astype(np.float32), self._infos["terminated"], self._infos["truncated"], merged
 
     def render_frame(self, size: int, index: int = 0) -> np.ndarray:
@@ -142,10 +143,10 @@ class VectorEnv:
         self.close()
 
     @staticmethod
-    def _instructed(observations: dict, infos: dict) -> dict:
-        """Observations with the instruction, which is text and crosses the process border with the infos."""
-        said = infos.pop("instruction", None)
-        return observations if said is None else {**observations, "instruction": said}
+    def _shown(observations: dict, infos: dict) -> dict:
+        """Observations with what is told beside them, and crosses the process border with the infos: the instruction,
+        which is text, and the expert's action, which no other policy reads and no store keeps."""
+        return {**observations, **{key: infos.pop(key) for key in _SHOWN if key in infos}}
 
     def _merge(self, infos: dict) -> dict[str, np.ndarray]:
         """Gymnasium's infos as full arrays: rows that said nothing keep what they said last."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.policy import Observation, Policy
 
+EXPERT = "expert_action"  # in an observation: what the env's scripted expert does; no part of what was seen
 Episode = dict[str, Any]
 Options = dict[str, Any] | None
 
@@ -36,6 +37,8 @@ class _Recording:
         for key, value in observation.items():
             if key == "instruction":
                 self.instruction = str(value[row])
+                continue
+            if key == EXPERT:
                 continue
             self.frames.setdefault(key, []).append(np.array(value[row]))
         if "success" in infos and bool(infos["success"][row]) and self.success_step is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from policies.policy import Policy
     from worldmodel.interface import Interface
 
+EXPERT = "expert"  # the choice of the group `policy` that needs what policies don't see
 OWN = ("run", "resume", "seed", "data", "task")  # what a command that uses a checkpoint says for itself
 
 
-def env_factories(config: DictConfig) -> tuple[Callable[..., Any], Callable[[], Any]]:
-    """`make_vector(count, workers=0)` and `make_env()` of the group `env`; both can be sent to other processes."""
+def env_factories(config: DictConfig, policies: Iterable[str] = ()) -> tuple[Callable[..., Any], Callable[[], Any]]:
+    """`make_vector(count, workers=0)` and `make_env()` of the group `env`; both can be sent to other processes. Where one
+    of the `policies` (by name) follows the env's expert, the env shows what that does."""
     import envs
 
-    options = OmegaConf.to_container(config.env, resolve=True)
+    options = OmegaConf.to_container(config.env, resolve=True) | {"expert": EXPERT in policies}
     return partial(envs.make_vector, **options), partial(envs.make, **options)
 
 

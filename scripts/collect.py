@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import chosen_policy, env_factories, look_at, make_policy, with_checkpoint
+from scripts.assemble import EXPERT, chosen_policy, env_factories, look_at, make_policy, with_checkpoint
 from scripts.help import console
 from scripts.verb import resolved, verb
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @verb("collect")
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Append at least `collect.steps` agent steps to the store in `data`, and print what was added."""
-    from policies.collect import collect
+    from policies.collect import collect, next_seed
     from policies.schedule import COLLECTION_SEED
     from worldmodel.data import check_disk, footprint
     from worldmodel.progress import Progress
 
     config, agent = with_checkpoint(config, overrides)
     config, name = resolved(config), chosen_policy()
-    make_vector, make_env = env_factories(config)
+    make_vector, make_env = env_factories(config, [name])
     wanted, out = config.collect, console()
     interface, neutral_action = look_at(make_env)
     need = footprint(interface, wanted.steps)
@@ -43,7 +43,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     )
     for problem in store.problems:
         out.print(f"warning: {problem}", markup=False)
-    first = COLLECTION_SEED * (1 + config.seed) + len(store)  # evaluation's seeds lie far below
+    first = next_seed(store, COLLECTION_SEED * (1 + config.seed), COLLECTION_SEED)  # evaluation's lie far below
     policy = make_policy(name, config.policy, agent, interface, neutral_action, first)
     vector_env = make_vector(wanted.envs, workers=wanted.workers)
     try:
@@ -55,6 +55,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             count(first),
             broad_fraction=wanted.broad_fraction,
             max_steps=wanted.max_steps,
+            successful_only=name == EXPERT if wanted.successful_only is None else wanted.successful_only,
             name=name,
             progress=Progress(out),
         )
@@ -81,9 +82,12 @@ def _table(added: dict, store: EpisodeStore, folder: str):
     table = Table("", "added", "in all", title=f"episodes in {folder}", title_justify="left")
     table.add_row("episodes", f"{added['episodes']:,}", f"{len(store):,}")
     table.add_row("steps", f"{added['steps']:,}", f"{store.steps:,}")
-    table.add_row("mean return", f"{added['return_mean']:.1f}", "")
+    if added["return_mean"] is not None:
+        table.add_row("mean return", f"{added['return_mean']:.1f}", "")
     if added["success_rate"] is not None:
         table.add_row("success", f"{added['success_rate']:.0%}", "")
+    if added["dropped"]:
+        table.add_row("failed, not stored", f"{added['dropped']:,}", "")
     table.add_row("seconds", f"{added['seconds']:.0f} ({added['steps_per_second']:,.0f} steps/s)", "")
     return table
 

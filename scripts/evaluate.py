@@ -41,7 +41,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         agent = load_agent(config.checkpoint)
         chosen, names = old["context"].get("policy"), list(old["policies"])
     config = resolved(with_objective(config))
-    make_vector, make_env = env_factories(config)
+    make_vector, make_env = env_factories(config, names)
     interface, neutral_action = look_at(make_env)
     options = {name: config.policy if name == chosen else policy_options(name, config) for name in names}
     out = console()

@@ -19,7 +19,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
     config, agent = with_checkpoint(config, overrides)
     config, name = resolved(with_objective(config)), chosen_policy()
-    make_vector, make_env = env_factories(config)
+    make_vector, make_env = env_factories(config, [name])
     interface, neutral_action = look_at(make_env)
     policy = make_policy(name, config.policy, agent, interface, neutral_action, config.seed)
     view = (lambda episode, open_loop_step: View()) if agent is None else agent.view

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from envs.tabletop import goals, instructions, starts, table
+from envs.tabletop.experts import Expert
 from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, TOOLS, Scene
 from envs.tabletop.scene import draw as draw_scene
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES, SPLITS, check_choice
@@ -76,6 +77,7 @@ class Tabletop(Task):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2 if embodiment == "pusher" else 4,), np.float32)
         self._fixed = np.zeros((MAX_OBJECTS, 2 + len(SHAPES) + 3)), np.zeros((MAX_ZONES, 4))
         self._scene: Scene | None = None
+        self._expert: Expert | None = None
         self._asked = None
         self._show(draw_scene(np.random.default_rng(0), tool=embodiment))
         mujoco.mj_forward(self.model, self.data)
@@ -92,7 +94,7 @@ class Tabletop(Task):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         sentence = (options or {}).get("instruction")
-        self._asked = sentence or self._given
+        self._asked, self._expert = sentence or self._given, None
         return super().reset(seed=seed, options=options)
 
     def alternatives(self, rng: np.random.Generator) -> dict[str, tuple[str, str]]:
@@ -108,6 +110,15 @@ class Tabletop(Task):
     def is_done(self, sentence: str) -> bool:
         """What the sentence asks for is so now. Raises ValueError for a sentence that is not understood."""
         return instructions.parse(sentence).satisfied(self.scene)
+
+    def expert_action(self) -> np.ndarray:
+        """What the scripted expert of this episode's instruction does now: float32 [A]. Ask once a step: it remembers
+        which way it goes."""
+        if self._instruction is None:
+            raise RuntimeError("the expert acts in an episode: call reset() first")
+        if self._expert is None:
+            self._expert = Expert(self._instruction)
+        return self._expert.act(self.scene)
 
     def step(self, action):
         data, action = self.data, np.asarray(action, float)

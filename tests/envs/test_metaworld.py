@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.metaworld import INSTRUCTIONS, expert_action
+from envs.metaworld import INSTRUCTIONS
 
 has_metaworld = importlib.util.find_spec("metaworld") is not None
 needs_metaworld = pytest.mark.skipif(
@@ -40,7 +40,7 @@ def solve(env, seed, steps=200):
     env.reset(seed=seed)
     successes = []
     for _ in range(steps):
-        *_, terminated, truncated, info = env.step(expert_action(env))
+        *_, terminated, truncated, info = env.step(env.expert_action())
         successes.append(info["success"])
         if terminated or truncated:
             break
@@ -162,7 +162,7 @@ def test_pictures_are_the_suites_own_turned_upright_within_3_of_255(task, camera
     env.reset(seed=2)
     theirs.reset()
     for _ in range(3):
-        action = expert_action(env)
+        action = env.expert_action()
         shown, *_ = env.step(action)
         theirs.step(action)
     own = theirs.render()[::-1, ::-1].astype(int)
@@ -223,11 +223,19 @@ def test_workers_run_the_suite_too():
 
 
 @needs_metaworld
-def test_the_expert_needs_an_episode_of_this_suite():
+def test_the_expert_needs_an_episode():
     with pytest.raises(RuntimeError, match="reset"):
-        expert_action(envs.make("metaworld/reach-v3", observation="state"))
-    with pytest.raises(TypeError, match="CartpoleSwingup"):
-        expert_action(envs.make("worldmodel/CartpoleSwingup-v0", observation="state"))
+        envs.make("metaworld/reach-v3", observation="state").expert_action()
+
+
+@needs_metaworld
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_expert_stands_beside_the_observations_of_a_vector(workers):
+    with envs.make_vector(2, workers, id="metaworld/reach-v3", observation="state", expert=True) as vector:
+        observations, _ = vector.reset([0, 1])
+        for _ in range(60):
+            observations, _, _, _, infos = vector.step(observations["expert_action"])
+    assert infos["success"].all() and "expert_action" not in infos
 
 
 @needs_metaworld
