@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from envs.captions.statements import STATEMENTS
-from envs.captions.truth import OF_ONE, OF_THREE, OF_TWO, TRUE, Claims, Tables
-from envs.tabletop.facts import Fact
+from envs.captions.truth import OF_ONE, OF_THREE, OF_TWO, TRUE, Claims, Tables, degrees
+from envs.tabletop.facts import PLACES, Fact
 from envs.tabletop.instructions import Instruction
 from envs.tabletop.scene import MAX_OBJECTS
-from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES
+from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
 RELATIONS = (*OF_ONE, *((relation, None) for relation in (*OF_TWO, *OF_THREE)))
 SUBJECTS = 3  # of a fact, at most
 NAMED_BY = (len(COLOURS), len(SHAPES), len(SIZES))  # what a subject is called by: how many values each has
-COUNTS = MAX_OBJECTS + 1
-LABELS = len(COLOURS) + COUNTS + len(STATEMENTS)  # of `labels`
 _NOT_SAID = -1
 _TRIES = 16  # to find a fact that is true, or false, as was drawn
 _SIZE_SAID = 0.15  # of names that need no size
@@ -26,6 +25,36 @@ _OTHER_NAME, _IN_PART = 0.5, 0.4  # of `exists`: a word exchanged, a word left o
 _HELD_OUT = np.zeros((len(COLOURS), len(SHAPES)), bool)
 for _colour, _shape in HELD_OUT_COMBINATIONS:
     _HELD_OUT[tuple(COLOURS).index(_colour), SHAPES.index(_shape)] = True
+
+
+def _questions() -> tuple[Claims, ...]:
+    """What can be asked of any picture: how many objects there are, which zones and which objects, where those of one colour
+    are, to each other, to the tool and to the zones, where those of one shape are, and STATEMENTS."""
+    by_colour, by_shape = [Reference(colour) for colour in COLOURS], [Reference(None, shape) for shape in SHAPES]
+    facts: list[Fact | Instruction] = [Fact("count", (), number) for number in range(1, MAX_OBJECTS + 1)]
+    facts += [Fact("zone", (), colour) for colour in COLOURS]
+    facts += [
+        Fact("exists", (Reference(colour, shape),))
+        for colour, shape in itertools.product(COLOURS, SHAPES)
+        if (colour, shape) not in HELD_OUT_COMBINATIONS
+    ]
+    facts += [Fact("exists", (Reference(None, shape, size),)) for shape, size in itertools.product(SHAPES, SIZES)]
+    facts += [Fact("at", (some,), place) for some in (*by_colour, *by_shape) for place in PLACES]
+    facts += [Fact(relation, (some,)) for some in by_colour for relation in ("tool_touches", "tool_near", "lifted")]
+    facts += [Instruction("reach", (some,)) for some in (*by_colour, *by_shape)]
+    facts += [Fact("in_zone", (some,), colour) for some in by_colour for colour in COLOURS]
+    facts += [Fact(side, pair) for pair in itertools.permutations(by_colour, 2) for side in ("left_of", "above")]
+    facts += [
+        Fact(relation, pair)
+        for pair in itertools.combinations(by_colour, 2)
+        for relation in ("touching", "next_to", "far_apart")
+    ]
+    return (*((fact,) for fact in facts), *((number,) for number in range(len(STATEMENTS))))
+
+
+QUESTIONS = _questions()
+LABELS = len(QUESTIONS)  # of `labels`
+_SELDOM = 0.1  # what a question counts about what is not there
 
 
 class Codes(NamedTuple):
@@ -103,21 +132,26 @@ def codes_of(sentences: Sequence[Claims]) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def labels(tables: Tables) -> tuple[np.ndarray, np.ndarray]:
-    """What holds of each picture as a whole: bool `[N, LABELS]`, which colours its zones have, how many objects there are
-    and which of STATEMENTS are true; and bool `[N, LABELS]`, whether it is asked: of tabletops the first two, of a task what
-    can be said of it."""
-    tabletop = (tables.task == 0)[:, None]
+    """The answers to QUESTIONS: float32 `[N, LABELS]`, the degree to which each holds; and float32 `[N, LABELS]`, how much it
+    counts: of a task what can be said of it, of a tabletop the rest, and little where what is named is not there."""
+    degree, _ = degrees(QUESTIONS, tables)
     tasks = [statement.task for statement in STATEMENTS]
     shown = np.stack(
         [tables.statements[:, tasks.index(task)] for task in tasks], 1
     )  # a task's first is always true of it
-    zones = (tables.zones[..., None] == np.arange(len(COLOURS))).any(1)
-    counts = tabletop & ((tables.objects[..., 0] >= 0).sum(1)[:, None] == np.arange(COUNTS))
-    known = np.broadcast_to(tabletop, (len(tabletop), len(COLOURS) + COUNTS))
-    return (
-        np.concatenate([zones, counts, tables.statements], 1),
-        np.concatenate([known, shown], 1),
-    )
+    there = np.ones((len(tables.task), LABELS - len(STATEMENTS)), np.float32)
+    for number, (claim,) in enumerate(QUESTIONS[: there.shape[1]]):
+        if claim[0] not in ("count", "zone", "exists"):
+            for subject in claim[1]:
+                there[~_shows(subject, tables), number] = _SELDOM
+    there[tables.task != 0] = 0.0
+    return degree, np.concatenate([there, shown.astype(np.float32)], 1)
+
+
+def _shows(subject: Reference, tables: Tables) -> np.ndarray:
+    """Which pictures show an object that is called by its colour or by its shape alone: bool `[N]`."""
+    kind, number = (0, tuple(COLOURS).index(subject.colour)) if subject.colour else (1, SHAPES.index(subject.shape))
+    return (tables.objects[..., kind] == number).any(1)
 
 
 def _places() -> list[tuple[int, np.ndarray]]:

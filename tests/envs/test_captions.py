@@ -11,7 +11,7 @@ import pytest
 
 import envs  # noqa: F401  registers the built-in tasks
 from envs.captions.appearance import Appearance
-from envs.captions.codes import COUNTS, LABELS, RELATIONS, codes_of, draw_codes, labels
+from envs.captions.codes import LABELS, QUESTIONS, RELATIONS, codes_of, draw_codes, labels
 from envs.captions.corpus import Corpus, arrange
 from envs.captions.speaking import known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
@@ -197,17 +197,23 @@ def test_the_nearer_the_truer():
     assert not degrees(other, tables)[0].any()
 
 
-def test_labels_are_asked_of_what_they_are_about(corpus):
+def test_questions_count_where_they_are_about_what_is_there(corpus):
     _, tables = corpus.draw(40, 3)
-    holds, asked = labels(tables)
-    assert not (holds & ~asked).any() and holds.shape == asked.shape == (40, LABELS)
-    tabletop = tables.task == 0
-    assert asked[tabletop, : -len(STATEMENTS)].all() and not asked[tabletop, -len(STATEMENTS) :].any()
+    degree, weight = labels(tables)
+    assert degree.shape == weight.shape == (40, LABELS) and len(set(QUESTIONS)) == LABELS
+    tabletop, told = tables.task == 0, LABELS - len(STATEMENTS)
+    assert weight[tabletop, :told].all() and not weight[tabletop, told:].any() and not weight[~tabletop, :told].any()
     for row in np.flatnonzero(~tabletop):
-        about = {STATEMENTS[i].task for i in np.flatnonzero(asked[row, -len(STATEMENTS) :])}
-        assert len(about) == 1
-    counts = holds[tabletop, len(COLOURS) : len(COLOURS) + COUNTS]
-    assert (counts.argmax(1) == (tables.objects[tabletop, :, 0] >= 0).sum(1)).all()
+        assert len({STATEMENTS[i].task for i in np.flatnonzero(weight[row, told:])}) == 1
+    for number, (claim,) in enumerate(QUESTIONS[:told]):
+        named = [s for s in claim[1] if claim[0] != "exists"]
+        for row in np.flatnonzero(tabletop):
+            colours = {tuple(COLOURS)[i] for i in tables.objects[row, :, 0] if i >= 0}
+            shapes = {SHAPES[i] for i in tables.objects[row, :, 1] if i >= 0}
+            there = all(s.colour in colours if s.colour else s.shape in shapes for s in named)
+            assert weight[row, number] == pytest.approx(1.0 if there else 0.1)
+            assert there or degree[row, number] == 0
+    assert not any(s[:2] in HELD_OUT_COMBINATIONS for (claim,) in QUESTIONS[:told] for s in claim[1])
 
 
 def test_pictures_follow_from_the_seed(corpus):

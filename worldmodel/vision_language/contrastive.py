@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss
+from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss, labels_loss
 from worldmodel.vision_language.muon import Muon
 from worldmodel.vision_language.preprocessing import Preprocessing
 
@@ -38,6 +38,7 @@ class DualEncoderConfig:
         own_weight: what a picture's own doubtful sentence counts, beside one that belongs to another picture.
         parts_weight: of reading, from the patch where it is, what each part of a picture is.
         facts_weight: of telling true facts about a picture from false ones, without their sentences.
+        labels_weight: of the answers to questions that are asked of every picture.
     """
 
     width: int = 192
@@ -52,8 +53,9 @@ class DualEncoderConfig:
     matrix_rate: float = 0.02
     weight_decay: float = 0.02
     own_weight: float = 8.0
-    parts_weight: float = 3.0
+    parts_weight: float = 10.0
     facts_weight: float = 16.0
+    labels_weight: float = 60.0
 
 
 def make_tokenizer(sentences: Iterable[str]):
@@ -212,9 +214,9 @@ class Pretraining:
         if parts is not None:
             total = loss + self.config.parts_weight * self._parts_loss(seen.last_hidden_state, *parts)
         if facts is not None:
-            total = total + self.config.facts_weight * facts_loss(
-                self.teachers["facts"], images, texts, scale, bias, facts
-            )
+            teacher = self.teachers["facts"]
+            total = total + self.config.facts_weight * facts_loss(teacher, images, texts, scale, bias, facts)
+            total = total + self.config.labels_weight * labels_loss(teacher, images, scale, facts)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._rates[name] * self.share(number)

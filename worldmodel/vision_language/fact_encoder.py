@@ -18,7 +18,7 @@ class Vocabulary(NamedTuple):
         relations: how many there are.
         subjects: of a fact, at most.
         named_by: how many values each attribute has by which a subject is called.
-        labels: of a picture as a whole, true or false each.
+        labels: questions that are asked of every picture.
     """
 
     relations: int
@@ -64,7 +64,7 @@ class Facts(NamedTuple):
 
     Attributes:
         codes: `picture [F]`, `relation [F]`, `subjects [F, subjects, attributes]` and `degree [F]`, from 0 to 1.
-        labels: bool `[B, labels]`, what holds of a picture and what is asked of it.
+        labels: `[B, labels]` twice, the degree to which it holds of a picture, and how much that counts.
         said: `sentence [M]`, `relation [M]` and `subjects [M, subjects, attributes]`: what some of the sentences say.
     """
 
@@ -74,8 +74,8 @@ class Facts(NamedTuple):
 
 
 def facts_loss(encoder: FactEncoder, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, told: Facts) -> Tensor:
-    """Whether facts and labels hold, as mean cross-entropies, and half the mean squared distance between a sentence and the
-    fact that it says, towards the fact.
+    """Whether facts hold, as a mean cross-entropy, and half the mean squared distance between a sentence and the fact that
+    it says, towards the fact.
 
     Args:
         images, texts: unit vectors `[B, E]` and `[S, E]`.
@@ -84,8 +84,13 @@ def facts_loss(encoder: FactEncoder, images: Tensor, texts: Tensor, scale: Tenso
     picture, relation, subjects, degree = map(torch.as_tensor, told.codes)
     logits = scale * (images[picture] * encoder(relation, subjects)).sum(-1) + bias
     loss = F.binary_cross_entropy_with_logits(logits, degree.float())
-    holds, asked = (torch.as_tensor(array).float() for array in told.labels)
-    of_labels = F.binary_cross_entropy_with_logits(encoder.labels(scale * images), holds, asked, reduction="sum")
     sentence, relation, subjects = map(torch.as_tensor, told.said)
     apart = (1 - (texts[sentence] * encoder(relation, subjects).detach()).sum(-1)).sum()
-    return loss + of_labels / asked.sum().clamp(min=1) + SENTENCE_WEIGHT * apart / max(1, len(sentence))
+    return loss + SENTENCE_WEIGHT * apart / max(1, len(sentence))
+
+
+def labels_loss(encoder: FactEncoder, images: Tensor, scale: Tensor, told: Facts) -> Tensor:
+    """Mean cross-entropy of the labels, read linearly from `images [B, E]`."""
+    degree, weight = (torch.as_tensor(array).float() for array in told.labels)
+    loss = F.binary_cross_entropy_with_logits(encoder.labels(scale * images), degree, weight, reduction="sum")
+    return loss / weight.sum().clamp(min=1e-6)

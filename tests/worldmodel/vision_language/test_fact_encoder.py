@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss
+from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss, labels_loss
 from worldmodel.vision_language.muon import Muon, orthogonal
 
 VOCABULARY = Vocabulary(relations=2, subjects=2, named_by=(3, 2), labels=4)
@@ -19,7 +19,7 @@ def told(rng, pictures: int, count: int, sentences: int) -> Facts:
 
     codes = (rng.integers(pictures, size=count), *facts(count), rng.random(count) < 0.5)
     return Facts(
-        codes, (rng.random((pictures, 4)) < 0.5, np.ones((pictures, 4), bool)), (np.arange(sentences), *facts(2))
+        codes, (rng.random((pictures, 4)) < 0.5, rng.random((pictures, 4)) < 0.7), (np.arange(sentences), *facts(2))
     )
 
 
@@ -34,7 +34,7 @@ def test_subjects_have_roles_and_what_is_not_said_matters():
     assert not torch.allclose(plain, swapped, atol=1e-3) and not torch.allclose(plain, vague, atol=1e-3)
 
 
-def test_the_loss_is_the_sum_of_its_three_parts():
+def test_the_losses_are_those_of_each_fact_label_and_sentence():
     torch.manual_seed(0)
     rng, encoder = np.random.default_rng(0), FactEncoder(VOCABULARY, 8)
     images, texts = (F.normalize(torch.randn(n, 8), dim=-1) for n in (3, 2))
@@ -44,19 +44,20 @@ def test_the_loss_is_the_sum_of_its_three_parts():
         fact = encoder(torch.tensor([relation]), torch.tensor(subjects[None]))[0]
         chance = torch.sigmoid(5 * images[picture] @ fact - 1)
         expected -= (chance if true else 1 - chance).log() / 6
-    chances = torch.sigmoid(encoder.labels(5 * images))
-    holds = torch.from_numpy(facts.labels[0])
-    expected -= torch.where(holds, chances, 1 - chances).log().mean()
     said = encoder(*map(torch.from_numpy, facts.said[1:]))
     expected += 0.25 * 0.5 * (texts - said).square().sum(-1).mean()
     assert facts_loss(encoder, images, texts, scale, bias, facts).item() == pytest.approx(expected.item(), rel=1e-4)
+
+    chances = torch.sigmoid(encoder.labels(5 * images))
+    degree, weight = map(torch.from_numpy, facts.labels)
+    each = -torch.where(degree, chances, 1 - chances).log()
+    assert labels_loss(encoder, images, scale, facts).item() == pytest.approx(each[weight > 0].mean().item(), rel=1e-4)
 
 
 def test_sentences_follow_the_facts_and_not_the_other_way_round():
     torch.manual_seed(0)
     encoder, facts = FactEncoder(VOCABULARY, 8), told(np.random.default_rng(0), 3, 6, 2)
     images, texts = torch.zeros(3, 8), torch.randn(2, 8, requires_grad=True)
-    facts = facts._replace(codes=tuple(array[:0] for array in facts.codes), labels=(facts.labels[0], ~facts.labels[1]))
     codes = tuple(np.zeros((1, *array.shape[1:]), array.dtype) for array in facts.codes)
     loss = facts_loss(encoder, images, texts, torch.tensor(1.0), torch.tensor(0.0), facts._replace(codes=codes))
     loss.backward()
