@@ -193,9 +193,9 @@ CLAIMS = {
         f"tabletop_{way}_{name}": Claim(
             f"tabletop pusher, planning towards a {means}: share of held-out layouts in which it {does} within 10 s, "
             "from task-free episodes alone",
-            None, 90, TABLETOP, success, (*TOWARDS[way], f"env.kwargs.kinds=[{kind}]"),
+            bar, 90, TABLETOP, success, (*TOWARDS[way], f"env.kwargs.kinds=[{kind}]"),
         )
-        for way, means in (("goal", "picture of the goal"), ("sentence", "sentence"))
+        for way, means, bar in (("goal", "picture of the goal", 0.6), ("sentence", "sentence", 0.5))
         for name, kind, does in (
             ("reach", "reach", "reaches the object"), ("push", "push_to_zone", "pushes the object into the zone"),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,25 +17,31 @@ from scripts.claims import CLAIMS
 from scripts.reproduce import agreement, standing, write
 
 
+@functools.cache
+def known(verb: str, *words: str) -> None:
+    """Raises where a setting is not known; claims share settings."""
+    settings.check(verb, list(words), False, None)
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_claims_settings_are_known(name):
-    settings.check("train", CLAIMS[name].train.split(), False, None)
+    known("train", *CLAIMS[name].train.split())
     if CLAIMS[name].then:
         verb, *words = CLAIMS[name].then
-        settings.check(verb, ["checkpoint=x", *words], False, None)
+        known(verb, "checkpoint=x", *words)
 
 
 def test_what_a_claim_says_is_something_that_was_learned():
-    known = {sentence for statement in STATEMENTS for sentence in statement.seen}
+    seen = {sentence for statement in STATEMENTS for sentence in statement.seen}
     said = [word.removeprefix("instruction=") for claim in CLAIMS.values() for word in claim.then]
-    assert {sentence for sentence in said if " " in sentence} < known
+    assert {sentence for sentence in said if " " in sentence} < seen
 
 
 @pytest.mark.parametrize("name", ablate.ROWS)
 def test_an_ablations_settings_are_known(name):
     row = ablate.ROWS[name]
-    settings.check("train", [*ablate.RUN.split(), *row.train.split()], False, None)
-    settings.check("collect", ["data=x", *row.env.split(), *ablate.TASK_FREE.split()], False, None)
+    known("train", *ablate.RUN.split(), *row.train.split())
+    known("collect", "data=x", *row.env.split(), *ablate.TASK_FREE.split())
 
 
 def score(mean: float, late: float, episodes: int = 10, seed: int = 10_000) -> dict:
