@@ -133,6 +133,8 @@ class BeliefPolicy(abc.ABC):
     def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, noise: float = 0.0):
         if agent is None:
             raise ValueError("this policy acts with a trained model: give checkpoint=<folder>")
+        if not hasattr(agent, "behavior"):
+            raise ValueError("this checkpoint has no world model: it is one of worldmodel imitate, for policy=vla")
         self.agent = agent
         self.interface = interface or agent.interface
         self.generator = torch.Generator(agent.model.device).manual_seed(seed)

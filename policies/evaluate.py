@@ -70,7 +70,8 @@ def evaluate(
     Returns:
         `policies`: for each name its `episodes` (seed, return, success and when, what the second half was like, length,
         env_steps), `return` and `success` (mean or rate, low, high), `late_success` and `late_reward` (means over the
-        episodes of the second half's success and reward), `length`, `decision_ms` (median, of `rows` rows at once) and `seconds`; `best`, the
+        episodes of the second half's success and reward), `length`, `decision_ms` (median, of `rows` rows at once), `execution` (what a
+        policy's own `report()` says, of those that have one) and `seconds`; `best`, the
         name with the highest mean return; `seeds`, `rows`, `confidence`, `max_steps`, `context`, `machine`, `commit`,
         `versions`, `seconds`. The interval of the return is a bootstrap of the mean, that of the success rate
         Wilson's; both null where one episode tells nothing.
@@ -212,6 +213,7 @@ def _score(name, policy, vector_env, seeds, confidence, max_steps, on_episode, p
         "length": float(np.mean([record["length"] for record in records])),
         **{key: _mean([record[key] for record in records]) for key in ("late_success", "late_reward")},
         "decision_ms": float(np.median(timed.milliseconds)),
+        **({"execution": policy.report()} if hasattr(policy, "report") else {}),
         "seconds": time.perf_counter() - began,
         "episodes": records,
     }

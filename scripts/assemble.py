@@ -14,6 +14,7 @@ from scripts.settings import SettingsError, merge_with_saved
 if TYPE_CHECKING:
     from policies.agent import Agent
     from policies.policy import Policy
+    from policies.vla.agent import VLAAgent
     from worldmodel.interface import Interface
 
 EXPERT = "expert"  # the choice of the group `policy` that needs what policies don't see
@@ -63,7 +64,7 @@ def look_at(make_env: Callable[[], Any]) -> tuple[Interface, list[float]]:
         env.close()
 
 
-def with_checkpoint(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Agent | None]:
+def with_checkpoint(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Agent | VLAAgent | None]:
     """The agent in `config.checkpoint` (None if that is null), and `config` with the settings of its run below the
     command line's own."""
     if config.checkpoint is None:
@@ -72,13 +73,16 @@ def with_checkpoint(config: DictConfig, overrides: list[str]) -> tuple[DictConfi
     return merge_with_saved(OmegaConf.create(agent.config), config, overrides, OWN), agent
 
 
-def load_agent(checkpoint: str | None) -> Agent | None:
-    """The agent in a checkpoint; None for none."""
+def load_agent(checkpoint: str | None) -> Agent | VLAAgent | None:
+    """What a checkpoint holds, a world model and its behaviour or a vision-language-action policy; None for none."""
     if checkpoint is None:
         return None
     from policies.agent import Agent
+    from policies.vla.agent import KIND, VLAAgent
+    from worldmodel.checkpoint import find_checkpoint, read_meta
 
-    return Agent.load(checkpoint)
+    kind = read_meta(find_checkpoint(checkpoint)).get("kind")
+    return (VLAAgent if kind == KIND else Agent).load(checkpoint)
 
 
 def chosen_policy() -> str:

@@ -16,13 +16,13 @@ from scripts.verb import resolved, verb
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Train in `folder`, from the start or, with `resume`, from its last checkpoint under its own settings."""
     if config.resume:
-        config = merge_with_saved(_settings_of(folder), config, overrides)
-    elif _is_first_process() and (folder / "config.yaml").exists():
+        config = merge_with_saved(settings_of(folder), config, overrides)
+    elif is_first_process() and (folder / "config.yaml").exists():
         raise SettingsError(
             f"{folder} holds a run. To go on with it: resume=true run={folder}; else name another folder"
         )
     elif config.data is not None:
-        config = merge_with_saved(_env_of(config.data), config, overrides)
+        config = merge_with_saved(env_of(config.data), config, overrides)
     config = with_objective(config)
     config.run = str(folder)
 
@@ -31,12 +31,12 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     train(resolved(config), folder, *env_factories(config))
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that begins the run: the others of a distributed one find its folder in use."""
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
 
 
-def _env_of(data: str) -> DictConfig:
+def env_of(data: str) -> DictConfig:
     """The env settings that a folder of episodes was recorded with."""
     from worldmodel.data import EpisodeStore
 
@@ -47,7 +47,8 @@ def _env_of(data: str) -> DictConfig:
         store.close()
 
 
-def _settings_of(folder: Path) -> DictConfig:
+def settings_of(folder: Path) -> DictConfig:
+    """The settings that a run was begun with."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise SettingsError(f"there is no run in {folder}: name the one to go on with, resume=true run=<folder>")

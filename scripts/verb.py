@@ -110,8 +110,8 @@ class _Run:
 
     def farewell(self, name: str) -> str:
         """What to say after Ctrl-C."""
-        if name == "train" and self.folder is not None and (self.folder / "config.yaml").is_file():
-            return f"stopped. To go on: worldmodel train resume=true run={self.folder}"
+        if name in ("train", "imitate") and self.folder is not None and (self.folder / "config.yaml").is_file():
+            return f"stopped. To go on: worldmodel {name} resume=true run={self.folder}"
         return "stopped."
 
     def tidy(self) -> None:

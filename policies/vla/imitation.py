@@ -88,6 +88,11 @@ class ImitationRun:
         self.progress, self.captions = progress, captions
         self.first, self.updates = fabric.is_global_zero, 0
         self.seconds = 0.0  # of training, breaks left out
+        if captions is not None and set(store.interface.cameras.values()) != {captions.pictures.shape[1:]}:
+            raise ValueError(
+                f"captioned pictures are {captions.pictures.shape[1:]} and the demonstrations' "
+                f"{sorted(set(store.interface.cameras.values()))}: set captions_weight=0"
+            )
         torch.manual_seed(config["seed"])
         statistics = Statistics.of_store(store, demonstrations(store, "train", config["successful"]))
         self.agent = VLAAgent.new(store.interface, config, statistics)
@@ -98,7 +103,7 @@ class ImitationRun:
             parameter.requires_grad_(True)
         self.learner = Imitation(learner, config["captions_weight"])
         self.trainer = Trainer(fabric, self.learner, OptimizerConfig(**config["optimizer"]), config["updates"])
-        if not config["vla"]["lora_rank"]:
+        if self.model.adapters is None:
             self._cache_features()
         self.metrics = MetricsLogger(self.folder, config["logging"]["wandb"], config) if self.first else None
         self.averages, self.saved = Averages(), time.monotonic()
@@ -181,19 +186,12 @@ class ImitationRun:
             self.store.features.fill(semantics.encoder(self.fabric.device), self.progress)
         self.fabric.barrier()
         self.store.features.refresh()
-        self._caption_tokens = None
         if self.captions is not None:
-            shapes = set(self.store.interface.cameras.values())
-            if shapes != {self.captions.pictures.shape[1:]}:
-                raise ValueError(
-                    f"captioned pictures are {self.captions.pictures.shape[1:]} and the demonstrations' "
-                    f"{sorted(shapes)}: set captions_weight=0"
-                )
             tokens = semantics.encoder(self.fabric.device).encode_images(self.captions.pictures)
             self._caption_tokens = tokens.repeat(1, len(self.store.interface.cameras), 1).half().cpu()
 
     def _draw_captions(self, seed: list[int]) -> tuple[CaptionBatch, Tensor | None] | None:
-        if self.captions is None or not self.config["captions_weight"]:
+        if self.captions is None:
             return None
         rows, sentences, true, known = self.captions.draw(self.config["captions_batch"], seed)
         batch = CaptionBatch(self.captions.pictures[rows], sentences, true, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from types import SimpleNamespace
@@ -102,7 +103,7 @@ def test_a_slow_prediction_begins_early_and_skips_the_steps_that_went_by():
     actions = run(policy, 16)
     observed, step = actions.T
     assert (observed + step == np.arange(16)).all()  # whatever the chunk, its action is the one for this moment
-    fresh = [int(first) for before, first in zip(observed, observed[1:], strict=False) if first != before]
+    fresh = [int(first) for before, first in itertools.pairwise(observed) if first != before]
     assert fresh and policy.report()["late"] == 0
     assert all(step[np.argmax(observed == b)] >= 1 for b in fresh)  # predicted while others ran
     report = policy.report()

@@ -1,0 +1,108 @@
+"""worldmodel imitate: learn a vision-language-action policy from demonstrations, and evaluate it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.assemble import env_factories, evaluation_options, look_at, make_policy, policy_options
+from scripts.help import console
+from scripts.settings import SettingsError, merge_with_saved
+from scripts.train import env_of, is_first_process, settings_of
+from scripts.verb import resolved, verb
+
+
+@verb("imitate")
+def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Train in `folder`, from the start or, with `resume`, from its last checkpoint under its own settings; write
+    `folder/eval.json` where the episodes say which env they are of, or the command line does."""
+    if config.resume:
+        config = merge_with_saved(settings_of(folder), config, overrides)
+    elif is_first_process() and (folder / "config.yaml").exists():
+        raise SettingsError(
+            f"{folder} holds a run. To go on with it: resume=true run={folder}; else name another folder"
+        )
+    elif not OmegaConf.is_missing(config, "data"):
+        config = merge_with_saved(env_of(config.data), config, overrides)
+    config.run = str(folder)
+    config = resolved(config)
+
+    from lightning_fabric import Fabric
+
+    from policies.vla.imitation import ImitationRun
+    from worldmodel.data import EpisodeStore
+    from worldmodel.precision import configure
+    from worldmodel.progress import Progress
+
+    plain = OmegaConf.to_container(config)
+    options = dict(plain["fabric"])
+    configure(options.pop("threads"))
+    fabric = Fabric(**options)
+    fabric.launch()
+    progress = Progress(console(), quiet=not fabric.is_global_zero)
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "config.yaml")
+    store = EpisodeStore.open(config.data)
+    try:
+        knows_env = "env" in store.meta or any(override.startswith("env.") for override in overrides)
+        run = ImitationRun(plain, folder, store, progress, fabric, _captions(plain, store, progress))
+        try:
+            if config.resume:
+                run.restore()
+            agent = run.go()
+        finally:
+            run.close()
+    finally:
+        store.close()
+    if not fabric.is_global_zero:
+        return
+    if not knows_env:
+        progress.line(
+            f"the episodes in {config.data} don't say which env they are of: worldmodel evaluate checkpoint={folder} "
+            "policy=vla env.id=<its id> evaluates the policy there"
+        )
+        return
+    _evaluate(config, folder, overrides, agent, progress)
+
+
+def _captions(config: dict, store, progress):
+    """The pool of captioned pictures, where the policy is co-trained on them."""
+    if not config["captions_weight"]:
+        return None
+    from envs.captions.batches import CaptionPool
+
+    size = next(iter(store.interface.cameras.values()), (64,))[0]
+    with progress.phase("captions", config["captions_pictures"], "pictures") as bar:
+        return CaptionPool(config["captions_pictures"], size, config["seed"], on_picture=lambda: bar.advance(1))
+
+
+def _evaluate(config: DictConfig, folder: Path, overrides: list[str], agent, progress) -> None:
+    from policies.evaluate import evaluate, format_table
+    from worldmodel.provenance import write_json
+
+    make_vector, make_env = env_factories(config)
+    interface, neutral_action = look_at(make_env)
+    names = list(dict.fromkeys(["vla", *config.eval.baselines]))
+    result = evaluate(
+        {
+            name: make_policy(name, policy_options(name, config), agent, interface, neutral_action, config.seed)
+            for name in names
+        },
+        make_vector,
+        **evaluation_options(config),
+        context={
+            "command": " ".join(["worldmodel imitate", *overrides]),
+            "policy": "vla",
+            "checkpoint": str(agent.path),
+            "config": OmegaConf.to_container(config),
+        },
+        progress=progress,
+    )
+    path = write_json(folder / "eval.json", result)
+    console().print(format_table(result, {"results": path, "checkpoint": agent.path}))
+
+
+if __name__ == "__main__":
+    main()
