@@ -219,6 +219,42 @@ def test_a_policy_is_filmed(tmp_path):
     assert (tmp_path / "film" / "videos" / "random_10000.mp4").stat().st_size > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_served_policy_is_evaluated_until_a_signal_ends_the_server(tmp_path, number):
+    pytest.importorskip("websockets", reason="the extra [serve] is not installed")
+    small = ["env.max_episode_steps=8", "env.image_size=16"]
+    server = start("-m", "scripts.cli", "serve", "policy=random", "port=0", *small, folder=tmp_path)
+    try:
+        address = server.stdout.readline().split()[3].rstrip(";")
+        assert address.startswith("ws://127.0.0.1:"), server.stderr.read()
+        if number == signal.SIGINT:
+            remote = [
+                "policy=remote",
+                f"policy.url={address}",
+                "run=first",
+                "eval.episodes=2",
+                "eval.baselines=[random]",
+            ]
+            code, _, errors = run("evaluate", *remote, *small, folder=tmp_path)
+            assert code == 0, errors
+            scores = json.loads((tmp_path / "first" / "eval.json").read_text())["policies"]
+            assert scores["remote"]["episodes"] == scores["random"]["episodes"]
+        server.send_signal(number)
+        _, errors = server.communicate(timeout=30)
+        assert server.returncode == 0 and not errors
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (("policy=actor",), "checkpoint="),
+    (("policy=expert", "env.id=worldmodel/Tabletop-v0"), "where the env is"),
+])  # fmt: skip
+def test_what_can_not_be_served_says_so_before_a_client_comes(tmp_path, arguments, said):
+    code, out, errors = run("serve", *arguments, folder=tmp_path)
+    assert code == 1 and said in errors and not out
+
+
 # The doctor
 
 

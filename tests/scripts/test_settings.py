@@ -14,7 +14,7 @@ from worldmodel.config import ModelConfig
 from worldmodel.trainer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-VERBS = ["train", "evaluate", "record", "collect"]
+VERBS = ["train", "evaluate", "record", "collect", "serve"]
 
 
 def complaint(verb: str, *overrides: str, **options) -> str:
