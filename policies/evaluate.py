@@ -70,10 +70,10 @@ def evaluate(
     Returns:
         `policies`: for each name its `episodes` (seed, return, success and when, what the second half was like, length,
         env_steps), `return` and `success` (mean or rate, low, high), `late_success` and `late_reward` (means over the
-        episodes of the second half's success and reward), `length`, `decision_ms` (median, of `rows` rows at once), `execution` (what a
-        policy's own `report()` says, of those that have one) and `seconds`; `best`, the
-        name with the highest mean return; `seeds`, `rows`, `confidence`, `max_steps`, `context`, `machine`, `commit`,
-        `versions`, `seconds`. The interval of the return is a bootstrap of the mean, that of the success rate
+        episodes of the second half's success and reward), `length`, `decision_ms` (median, of `rows` rows at once),
+        `execution` (what a policy's own `report()` says, of those that have one) and `seconds`; `best`, the name with the
+        highest mean return; `seeds`, `rows`, `confidence`, `max_steps`, `context`, `machine`, `commit`, `versions`,
+        `seconds`. The interval of the return is a bootstrap of the mean, that of the success rate
         Wilson's; both null where one episode tells nothing.
 
     Raises:

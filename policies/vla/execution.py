@@ -55,7 +55,8 @@ class ChunkPolicy:
         agent: the trained policy.
         interface: of the env; the agent's own when None.
         seed: of what the head draws.
-        instruction: for every row; None takes each row's from its observations.
+        instruction: for every row; None takes each row's from its observations, or where these say nothing what the
+            demonstrations were said to show.
         n_action_steps: of a chunk that are executed before the next one; None is half of it.
         ensemble: m of temporal ensembling; None executes the newest chunk alone.
         asynchronous: predict in a thread.
@@ -196,13 +197,17 @@ class ChunkPolicy:
 
     def _asked(self, observation: Observation, rows: list[int]) -> tuple[Observation, list[str]]:
         """The rows' observations, copied, and what is asked of each."""
-        if self.instruction is None and "instruction" not in observation:
+        default = self.agent.config.get("instruction")
+        if self.instruction:
+            said = [self.instruction] * len(rows)
+        elif "instruction" in observation:
+            said = [str(observation["instruction"][row]) for row in rows]
+        elif default:
+            said = [default] * len(rows)
+        else:
             raise ValueError(
                 "the observations have no instruction: give env.instruction=<a sentence>, or policy.instruction"
             )
-        said = (
-            [self.instruction] * len(rows) if self.instruction else [str(observation["instruction"][i]) for i in rows]
-        )
         kept = {
             key: np.array(observation[key][rows])
             for key in self.agent.interface.observation_keys()
