@@ -4,6 +4,8 @@ How blocks are read:
 
 - `bash` and `sh`: each command in turn; `\\` joins lines, `&&` parts commands, `$ ` in front and `# ...` behind are
   dropped.
+  A block in which a command ends in `&` is one script instead, which runs to its end and leaves nothing behind; a port
+  8765 in it becomes a free one.
 - `python`: as one program. `yaml` and `python` whose first line is `# <path>.<suffix>`: written to that path instead,
   for the blocks that follow (an env, a policy, a config of the reader's own).
 - `text`, `console`, `json`, `toml`, `mermaid`: output and pictures, not run. No other language, and none without one.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +54,9 @@ RULES = [
     (r"worldmodel train",
      lambda command, folder: with_settings(command, "preset=debug", *([] if first(folder) else TINY)),
      "the default takes 20 minutes; the preset runs every line of it, and the later runs are cut down further"),
+    (r"worldmodel evaluate .*policy=remote",
+     lambda command, folder: with_settings(command, "eval.episodes=2", "env.max_episode_steps=20", SIZE),
+     "few steps show that the server answers; pictures of the size that the debug preset trained the served policy on"),
     (r"worldmodel evaluate (?!from=)",
      lambda command, folder: with_settings(command, "eval.episodes=2", "env.max_episode_steps=60"),
      "20 episodes of a planner take minutes"),
@@ -163,10 +169,20 @@ def run(block: Block, folder: Path) -> None:
     elif block.language == "python":
         execute([sys.executable, "-c", placed(block.text, folder)], folder, block.text)
     else:
-        for command in commands(block.text):
-            if (instead := adapted(command, folder)) is not None:
-                text = re.sub(r"^worldmodel\b", worldmodel(), placed(instead, folder))
-                execute(["bash", "-c", text], folder, command)
+        instead = {command: adapted(command, folder) for command in commands(block.text)}
+        texts = {command: re.sub(r"^worldmodel\b", worldmodel(), placed(text, folder))
+                 for command, text in instead.items() if text is not None}  # fmt: skip
+        if any(command.endswith("&") for command in texts):
+            script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2> /dev/null' EXIT", *texts.values()])
+            texts = {block.text: script.replace("8765", str(free_port()))}
+        for command, text in texts.items():
+            execute(["bash", "-c", text], folder, command)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def placed(text: str, folder: Path) -> str:
@@ -251,6 +267,15 @@ def test_blocks_run_in_order_in_one_folder(tmp_path):
     ]
     for block in found:
         run(block, tmp_path)
+
+
+def test_what_a_block_starts_in_the_background_ends_with_it(tmp_path):
+    began = time.monotonic()
+    run(Block("bash", "sleep 60 &\necho 8765 > port\nkill %1", 1), tmp_path)
+    assert 0 < int((tmp_path / "port").read_text()) != 8765
+    with pytest.raises(AssertionError, match="exit 3"):
+        run(Block("bash", "sleep 60 &\nexit 3", 1), tmp_path)
+    assert time.monotonic() - began < 50
 
 
 def test_a_block_that_fails_is_shown(tmp_path):
