@@ -21,6 +21,7 @@ WORD = re.compile(r"[a-z]+")
 LONGEST = 28  # words of a sentence
 UNKNOWN_WORDS = 0.03  # of the words in training become the unknown one, as which words that were never seen arrive
 MEAN = STD = (0.5, 0.5, 0.5)
+_WAVES = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0])  # half turns over the grid
 _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -43,7 +44,7 @@ class DualEncoderConfig:
 
     width: int = 192
     layers: int = 3
-    heads: int = 6
+    heads: int = 16
     patch: int = 8
     text_width: int = 128
     text_layers: int = 2
@@ -80,7 +81,11 @@ def make_tokenizer(sentences: Iterable[str]):
 
 
 def make_model(config: DualEncoderConfig, words: int, image_size: int) -> nn.Module:
-    """An untrained `transformers.SiglipModel` (Zhai et al. 2023)."""
+    """An untrained `transformers.SiglipModel` (Zhai et al. 2023), whose patches know where they are.
+
+    The class begins with random embeddings of positions, much smaller than those of the patches: then what is where has to
+    be found patch by patch. They begin as `coordinates` instead, and are learned from there.
+    """
     from transformers import SiglipConfig, SiglipModel
 
     text = {
@@ -107,7 +112,19 @@ def make_model(config: DualEncoderConfig, words: int, image_size: int) -> nn.Mod
     with torch.no_grad():
         model.logit_scale.fill_(np.log(10.0))
         model.logit_bias.fill_(-4.0)
+        places = coordinates(image_size // config.patch, config.width)
+        model.vision_model.embeddings.position_embedding.weight.copy_(places)
     return model
+
+
+def coordinates(side: int, width: int) -> Tensor:
+    """Embeddings of the places of a `side x side` grid, `[side * side, width]`: random mixtures of column and row and of their
+    sines and cosines, of an eighth of a wave over the grid to two waves."""
+    across = torch.linspace(-1.0, 1.0, side)
+    places = torch.cartesian_prod(across, across)  # [side * side, 2], row by row
+    phases = (places[:, :, None] * _WAVES * (torch.pi / 2)).flatten(1)
+    features = torch.cat([phases.sin(), phases.cos(), places, places], 1)
+    return features @ torch.randn(features.shape[1], width) / features.shape[1] ** 0.5
 
 
 def sigmoid_loss(images: Tensor, texts: Tensor, true: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -68,6 +68,19 @@ def test_colours_are_learned_and_a_saved_encoder_says_the_same(tmp_path):
     assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-2)
 
 
+def test_patches_know_where_they_are():
+    """Column and row are read linearly from the positions that an untrained encoder begins with."""
+    torch.manual_seed(0)
+    model = make_model(DualEncoderConfig(width=64, heads=2, patch=8), 8, 64)
+    places = model.vision_model.embeddings.position_embedding.weight.detach()
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    asked = torch.stack([rows.flatten(), columns.flatten()], 1)
+    asked = asked - asked.mean(0)
+    read = places @ torch.linalg.lstsq(places, asked, driver="gelsd").solution
+    assert (read - asked).square().mean() < 0.01 * asked.square().mean()
+    assert 0.5 < places.std() < 1.2
+
+
 def test_parts_are_read_from_the_patch_that_shows_them():
     """One bright patch of four in a dark picture: which of two colours it has is read from that patch."""
     rng, tokenizer = np.random.default_rng(0), make_tokenizer(["nothing"])
