@@ -169,14 +169,21 @@ def run(block: Block, folder: Path) -> None:
     elif block.language == "python":
         execute([sys.executable, "-c", placed(block.text, folder)], folder, block.text)
     else:
-        instead = {command: adapted(command, folder) for command in commands(block.text)}
-        texts = {command: re.sub(r"^worldmodel\b", worldmodel(), placed(text, folder))
-                 for command, text in instead.items() if text is not None}  # fmt: skip
-        if any(command.endswith("&") for command in texts):
-            script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2> /dev/null' EXIT", *texts.values()])
-            texts = {block.text: script.replace("8765", str(free_port()))}
-        for command, text in texts.items():
-            execute(["bash", "-c", text], folder, command)
+        lines = commands(block.text)
+        if any(line.endswith("&") for line in lines):
+            texts = [text for line in lines if (text := replaced(line, folder))]
+            script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2> /dev/null' EXIT", *texts])
+            execute(["bash", "-c", script.replace("8765", str(free_port()))], folder, block.text)
+            return
+        for line in lines:  # one after the other: each speaks of the runs that those before it have left
+            if text := replaced(line, folder):
+                execute(["bash", "-c", text], folder, line)
+
+
+def replaced(command: str, folder: Path) -> str | None:
+    """What is run for a command now; None for nothing."""
+    text = adapted(command, folder)
+    return None if text is None else re.sub(r"^worldmodel\b", worldmodel(), placed(text, folder))
 
 
 def free_port() -> int:
