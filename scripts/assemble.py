@@ -139,3 +139,32 @@ def _require_same(trained: Interface, here: Interface) -> None:
         raise ValueError(
             f"the checkpoint was trained in another env; this one has {'; '.join(wrong)}. Leave env.* as saved"
         )
+
+
+def evaluate_trained(config: DictConfig, name: str, agent, folder: Path, command: list[str], progress) -> None:
+    """Evaluate what a verb has just trained, acting as the policy `name`, beside the baselines; write `folder/eval.json` and
+    show the table."""
+    from policies.evaluate import evaluate, format_table
+    from scripts.help import console
+    from worldmodel.provenance import write_json
+
+    make_vector, make_env = env_factories(config)
+    interface, neutral_action = look_at(make_env)
+    names = list(dict.fromkeys([name, *config.eval.baselines]))
+    result = evaluate(
+        {
+            each: make_policy(each, policy_options(each, config), agent, interface, neutral_action, config.seed)
+            for each in names
+        },
+        make_vector,
+        **evaluation_options(config),
+        context={
+            "command": " ".join(command),
+            "policy": name,
+            "checkpoint": str(agent.path),
+            "config": OmegaConf.to_container(config),
+        },
+        progress=progress,
+    )
+    path = write_json(folder / "eval.json", result)
+    console().print(format_table(result, {"results": path, "checkpoint": agent.path}))

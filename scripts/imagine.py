@@ -6,14 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import (
-    env_factories,
-    evaluation_options,
-    look_at,
-    make_policy,
-    policy_options,
-    with_checkpoint,
-)
+from scripts.assemble import evaluate_trained, with_checkpoint
 from scripts.help import console
 from scripts.settings import SettingsError
 from scripts.verb import resolved, verb
@@ -29,14 +22,11 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
     from lightning_fabric import Fabric
 
-    from policies.evaluate import evaluate, format_table
     from policies.imagination_run import train_on_sentence
     from worldmodel.data import EpisodeStore
     from worldmodel.progress import Progress
-    from worldmodel.provenance import write_json
 
-    out = console()
-    progress, plain = Progress(out), OmegaConf.to_container(config)
+    progress, plain = Progress(console()), OmegaConf.to_container(config)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml")
     fabric = Fabric(accelerator="auto", devices=1)
@@ -46,26 +36,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         trained = train_on_sentence(agent, store, config.instruction, plain, folder, fabric, progress)
     finally:
         store.close()
-    make_vector, make_env = env_factories(config)
-    interface, neutral_action = look_at(make_env)
-    names = list(dict.fromkeys(["actor", *config.eval.baselines]))
-    result = evaluate(
-        {
-            name: make_policy(name, policy_options(name, config), trained, interface, neutral_action, config.seed)
-            for name in names
-        },
-        make_vector,
-        **evaluation_options(config),
-        context={
-            "command": " ".join(["worldmodel imagine", *overrides]),
-            "policy": "actor",
-            "checkpoint": str(trained.path),
-            "config": plain,
-        },
-        progress=progress,
-    )
-    path = write_json(folder / "eval.json", result)
-    out.print(format_table(result, {"results": path, "checkpoint": trained.path}))
+    evaluate_trained(config, "actor", trained, folder, ["worldmodel imagine", *overrides], progress)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import env_factories, evaluation_options, look_at, make_policy, policy_options
+from scripts.assemble import evaluate_trained
 from scripts.help import console
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.train import env_of, is_first_process, settings_of
@@ -64,7 +64,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
             "policy=vla env.id=<its id> evaluates the policy there"
         )
         return
-    _evaluate(config, folder, overrides, agent, progress)
+    evaluate_trained(config, "vla", agent, folder, ["worldmodel imitate", *overrides], progress)
 
 
 def _captions(config: dict, store, progress):
@@ -76,32 +76,6 @@ def _captions(config: dict, store, progress):
     size = next(iter(store.interface.cameras.values()), (64,))[0]
     with progress.phase("captions", config["captions_pictures"], "pictures") as bar:
         return CaptionPool(config["captions_pictures"], size, config["seed"], on_picture=lambda: bar.advance(1))
-
-
-def _evaluate(config: DictConfig, folder: Path, overrides: list[str], agent, progress) -> None:
-    from policies.evaluate import evaluate, format_table
-    from worldmodel.provenance import write_json
-
-    make_vector, make_env = env_factories(config)
-    interface, neutral_action = look_at(make_env)
-    names = list(dict.fromkeys(["vla", *config.eval.baselines]))
-    result = evaluate(
-        {
-            name: make_policy(name, policy_options(name, config), agent, interface, neutral_action, config.seed)
-            for name in names
-        },
-        make_vector,
-        **evaluation_options(config),
-        context={
-            "command": " ".join(["worldmodel imitate", *overrides]),
-            "policy": "vla",
-            "checkpoint": str(agent.path),
-            "config": OmegaConf.to_container(config),
-        },
-        progress=progress,
-    )
-    path = write_json(folder / "eval.json", result)
-    console().print(format_table(result, {"results": path, "checkpoint": agent.path}))
 
 
 if __name__ == "__main__":
