@@ -54,9 +54,9 @@ class DualEncoderConfig:
     matrix_rate: float = 0.02
     weight_decay: float = 0.02
     own_weight: float = 8.0
-    parts_weight: float = 10.0
+    parts_weight: float = 6.0
     facts_weight: float = 16.0
-    labels_weight: float = 60.0
+    labels_weight: float = 300.0
 
 
 def make_tokenizer(sentences: Iterable[str]):
