@@ -140,11 +140,18 @@ def trained(arguments, pictures, tables) -> None:
             rate = (update + 1 - first) / (time.monotonic() - began)
             measured = measure(arguments.out, "scenes", 7, count=CHECKED // 2)
             print(
-                f"update {update + 1}: loss {np.mean(losses):.3f}, {rate:.2f} updates/s, retrieval "
+                f"update {update + 1}: {_means(losses)}, {rate:.2f} updates/s, retrieval "
                 f"{np.mean(measured['hits']):.3f}, area under the curve {measured['area']:.3f}",
                 flush=True,
             )
             losses.clear()
+
+
+def _means(losses: list[dict[str, float]]) -> str:
+    import numpy as np
+
+    names = losses[-1]
+    return ", ".join(f"{name} {np.mean([loss[name] for loss in losses if name in loss]):.3f}" for name in names)
 
 
 def _run(arguments) -> dict:

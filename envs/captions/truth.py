@@ -31,7 +31,9 @@ Claims = tuple[Fact | Instruction | int, ...]
 """All that a sentence says: facts of a tabletop or what is asked for on one, or numbers of STATEMENTS."""
 
 _COLOURS, _SHAPES, _SIZES = (tuple(names) for names in (COLOURS, SHAPES, SIZES))
-ATTRIBUTES = (len(COLOURS), len(SHAPES), len(SIZES), len(COLOURS))  # of `attributes`: how many values each has
+_STEPS = (25, 51, 77, 102)  # between degrees of what does not hold, told apart by `attributes`
+# Of `attributes`: how many values each has.
+ATTRIBUTES = (len(COLOURS), len(SHAPES), len(SIZES), len(COLOURS), *(len(_STEPS) + 1,) * 4, len(COLOURS) + 1)
 GRID = 8  # cells of a picture's side
 _ANY = -1  # of a reference: not said; of an object: it is absent
 
@@ -125,11 +127,24 @@ def _numbers(colour: str | None, shape: str | None, size: str | None) -> tuple[i
 
 
 def attributes(tables: Tables) -> np.ndarray:
-    """What is where `tables.cells` are: int8 `[N, 6 + 3, 4]`, an object's colour, shape and size and a zone's colour by
-    number; -1 for what a part does not have."""
+    """What is where `tables.cells` are: int8 `[N, 6 + 3, 9]`, -1 for what a part does not have. An object's colour, shape and
+    size and a zone's colour by number; of an object how near it is to the tool, to being lifted and to another object, and
+    how far from one; and the colour of the zone that it is in, or the number after the last for none."""
     values = np.full((*tables.cells.shape, len(ATTRIBUTES)), _ANY, np.int8)
     values[:, :MAX_OBJECTS, :3] = tables.objects
     values[:, MAX_OBJECTS:, 3] = tables.zones
+    related = np.stack(
+        [
+            *(tables.one[:, OF_ONE.index((relation, None))] for relation in ("reach", "lift")),
+            *(tables.two[:, OF_TWO.index(relation)].max(-1) for relation in ("next_to", "far_apart")),
+        ],
+        -1,
+    )
+    values[:, :MAX_OBJECTS, 4:8] = np.searchsorted(_STEPS, related)
+    zones = [OF_ONE.index(("in_zone", colour)) for colour in COLOURS]
+    inside = tables.one[:, zones] == TRUE
+    values[:, :MAX_OBJECTS, 8] = np.where(inside.any(1), inside.argmax(1), len(COLOURS))
+    values[:, :MAX_OBJECTS, 4:][tables.objects[..., 0] == _ANY] = _ANY
     return values
 
 

@@ -15,7 +15,7 @@ from envs.captions.codes import LABELS, QUESTIONS, RELATIONS, codes_of, draw_cod
 from envs.captions.corpus import Corpus, arrange
 from envs.captions.speaking import known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
-from envs.captions.truth import attributes, degrees, empty_tables, enter_scene, truth
+from envs.captions.truth import OF_ONE, TRUE, attributes, degrees, empty_tables, enter_scene, truth
 from envs.tabletop import facts
 from envs.tabletop.facts import Fact
 from envs.tabletop.instructions import KINDS, Instruction
@@ -239,6 +239,20 @@ def test_the_cells_show_what_they_are_said_to_show(corpus):
                 likeness = part @ hue / np.linalg.norm(part, axis=1).clip(0.05)
                 hits.append(np.sort(likeness)[-6:].mean() > 0.95)
     assert len(hits) > 100 and np.mean(hits) > 0.9
+
+
+def test_parts_know_what_is_around_them(scenes):
+    """What an object's patch is asked about its surroundings is what holds of it."""
+    _, tables = scenes
+    values = attributes(tables)
+    there = tables.objects[..., 0] >= 0
+    touched = tables.one[:, OF_ONE.index(("reach", None))] == TRUE
+    assert (values[:, :6, 4][there & touched] == 4).all() and (values[:, :6, 4][there & ~touched] < 4).all()
+    for number, colour in enumerate(COLOURS):
+        inside = tables.one[:, OF_ONE.index(("in_zone", colour))] == TRUE
+        assert (values[:, :6, 8][there & inside] <= number).all()
+        assert inside[values[:, :6, 8] == number].all()
+    assert (values[:, :6][~there] == -1).all() and (values[:, 6:, 4:] == -1).all()
 
 
 def test_another_look_is_put_back():

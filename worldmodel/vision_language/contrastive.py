@@ -22,6 +22,7 @@ LONGEST = 28  # words of a sentence
 UNKNOWN_WORDS = 0.03  # of the words in training become the unknown one, as which words that were never seen arrive
 MEAN = STD = (0.5, 0.5, 0.5)
 _WAVES = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0])  # half turns over the grid
+_WARMUP = 100  # updates, at most
 _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -40,6 +41,8 @@ class DualEncoderConfig:
         parts_weight: of reading, from the patch where it is, what each part of a picture is.
         facts_weight: of telling true facts about a picture from false ones, without their sentences.
         labels_weight: of the answers to questions that are asked of every picture.
+        sentences_from: the share of the updates that come before the first with sentences: whoever reads of places before the
+            picture tells them learns to leave them out.
     """
 
     width: int = 192
@@ -57,6 +60,7 @@ class DualEncoderConfig:
     parts_weight: float = 6.0
     facts_weight: float = 16.0
     labels_weight: float = 300.0
+    sentences_from: float = 0.1
 
 
 def make_tokenizer(sentences: Iterable[str]):
@@ -182,10 +186,11 @@ class Pretraining:
             "others": torch.optim.AdamW([decayed, plain], config.learning_rate, betas=(0.9, 0.98)),
         }
         self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
-        self.updates, self.warmup = updates, max(1, updates // 20)
+        self.updates, self.warmup = updates, max(1, min(_WARMUP, updates // 20))
+        self.silent = int(updates * config.sentences_from) if vocabulary is not None else 0
 
     def share(self, update: int) -> float:
-        """Of the learning rates, at an update: up linearly over a twentieth of them, then down a half cosine to zero."""
+        """Of the learning rates, at an update: up linearly over the first of them, then down a half cosine to zero."""
         done = (update - self.warmup) / max(1, self.updates - self.warmup)
         return min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
 
@@ -199,8 +204,8 @@ class Pretraining:
         rng: np.random.Generator,
         parts: tuple[np.ndarray, np.ndarray] | None = None,
         facts: Facts | None = None,
-    ) -> float:
-        """One update; the loss.
+    ) -> dict[str, float]:
+        """One update; its losses, without their weights: of the `pairs`, the `parts`, the `facts` and the `labels`.
 
         Args:
             number: of the update, from 0.
@@ -212,28 +217,24 @@ class Pretraining:
                 is, -1 where it has no such attribute. None teaches no parts.
             facts: about the pictures and the sentences. None teaches none.
         """
-        batch = len(pictures)
-        weight = torch.from_numpy(known.astype(np.float32))
-        rows = torch.arange(batch)
-        weight[rows, batch + rows] *= self.config.own_weight
-        words = self.tokenizer(
-            sentences, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="np"
-        )
-        words = words["input_ids"]
-        unknown = (rng.random(words.shape) < UNKNOWN_WORDS) & (words > 2)
-        words = torch.from_numpy(np.where(unknown, 2, words))
         seen = self.model.vision_model(pixel_values=self.preprocess(torch.from_numpy(pictures)))
         images = F.normalize(seen.pooler_output)
-        texts = F.normalize(self.model.text_model(input_ids=words).pooler_output)
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
-        loss = sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
-        total = loss
+        losses, texts = {}, None
+        if number >= self.silent:
+            texts = self._texts(sentences, rng)
+            batch, rows = len(pictures), torch.arange(len(pictures))
+            weight = torch.from_numpy(known.astype(np.float32))
+            weight[rows, batch + rows] *= self.config.own_weight
+            losses["pairs"] = sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
         if parts is not None:
-            total = loss + self.config.parts_weight * self._parts_loss(seen.last_hidden_state, *parts)
+            losses["parts"] = self._parts_loss(seen.last_hidden_state, *parts)
         if facts is not None:
             teacher = self.teachers["facts"]
-            total = total + self.config.facts_weight * facts_loss(teacher, images, texts, scale, bias, facts)
-            total = total + self.config.labels_weight * labels_loss(teacher, images, scale, facts)
+            losses["facts"] = facts_loss(teacher, images, texts, scale, bias, facts)
+            losses["labels"] = labels_loss(teacher, images, scale, facts)
+        weights = {"pairs": 1.0, **{name: getattr(self.config, f"{name}_weight") for name in losses if name != "pairs"}}
+        total = sum(weights[name] * loss for name, loss in losses.items())
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._rates[name] * self.share(number)
@@ -242,7 +243,16 @@ class Pretraining:
         nn.utils.clip_grad_norm_(self.parameters, 3.0)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return float(loss.detach())
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _texts(self, sentences: list[str], rng: np.random.Generator) -> Tensor:
+        """Unit vectors of the sentences, `[S, W]`, in which some words are exchanged for the unknown one."""
+        words = self.tokenizer(
+            sentences, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="np"
+        )["input_ids"]
+        unknown = (rng.random(words.shape) < UNKNOWN_WORDS) & (words > 2)
+        words = torch.from_numpy(np.where(unknown, 2, words))
+        return F.normalize(self.model.text_model(input_ids=words).pooler_output)
 
     def _parts_loss(self, patches: Tensor, cells: np.ndarray, values: np.ndarray) -> Tensor:
         """Cross-entropy of each attribute, of `patches [B, cells, W]`, summed over the attributes."""

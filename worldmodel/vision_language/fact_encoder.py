@@ -73,17 +73,21 @@ class Facts(NamedTuple):
     said: tuple
 
 
-def facts_loss(encoder: FactEncoder, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, told: Facts) -> Tensor:
+def facts_loss(
+    encoder: FactEncoder, images: Tensor, texts: Tensor | None, scale: Tensor, bias: Tensor, told: Facts
+) -> Tensor:
     """Whether facts hold, as a mean cross-entropy, and half the mean squared distance between a sentence and the fact that
     it says, towards the fact.
 
     Args:
-        images, texts: unit vectors `[B, E]` and `[S, E]`.
+        images, texts: unit vectors `[B, E]` and `[S, E]`; without texts there is no distance.
         scale, bias: of the logits.
     """
     picture, relation, subjects, degree = map(torch.as_tensor, told.codes)
     logits = scale * (images[picture] * encoder(relation, subjects)).sum(-1) + bias
     loss = F.binary_cross_entropy_with_logits(logits, degree.float())
+    if texts is None:
+        return loss
     sentence, relation, subjects = map(torch.as_tensor, told.said)
     apart = (1 - (texts[sentence] * encoder(relation, subjects).detach()).sum(-1)).sum()
     return loss + SENTENCE_WEIGHT * apart / max(1, len(sentence))

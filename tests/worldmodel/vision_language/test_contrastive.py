@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from worldmodel.vision_language.contrastive import (
     save,
     sigmoid_loss,
 )
+from worldmodel.vision_language.fact_encoder import Facts, Vocabulary
 from worldmodel.vision_language.scoring import area_under_curve, retrieved
 
 TINY = DualEncoderConfig(
@@ -51,7 +54,9 @@ def test_colours_are_learned_and_a_saved_encoder_says_the_same(tmp_path):
         )
         said = np.concatenate([which, rng.integers(4, size=8)])
         true = which[:, None] == said
-        losses.append(training.update(update, pictures, [sentences[i] for i in said], true, np.ones_like(true), rng))
+        losses.append(
+            training.update(update, pictures, [sentences[i] for i in said], true, np.ones_like(true), rng)["pairs"]
+        )
     assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
 
     save(tmp_path / "encoder", model, tokenizer, 32)
@@ -111,6 +116,30 @@ def test_the_rate_rises_and_comes_down():
     shares = [training.share(update) for update in range(100)]
     assert shares[0] == 1 / 5 and max(shares) == 1 and shares.index(1) in (4, 5)
     assert shares[-1] < 0.01 and all(a >= b for a, b in zip(shares[5:], shares[6:], strict=False))
+
+
+def test_sentences_wait_where_facts_teach_places_first():
+    """Before `sentences_from` no sentence changes anything; after it, it does."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(SENTENCES)
+    config = replace(TINY, sentences_from=0.5)
+    vocabulary = Vocabulary(relations=2, subjects=1, named_by=(2,), labels=1)
+    training = Pretraining(make_model(config, len(tokenizer), 32), tokenizer, config, 4, vocabulary=vocabulary)
+    rng = np.random.default_rng(0)
+    words, learned = training.model.text_model.embeddings.token_embedding.weight, []
+    for update in range(4):
+        pictures = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+        true = rng.random((2, 4)) < 0.5
+        codes = np.array([0, 1]), np.array([0, 1]), np.array([[[0]], [[1]]]), np.array([1.0, 0.0])
+        said = np.array([0]), np.array([0]), np.array([[[0]]])
+        facts = Facts(codes, (np.ones((2, 1)), np.ones((2, 1))), said)
+        before = words.detach().clone()
+        losses = training.update(
+            update, pictures, [*SENTENCES, SENTENCES[0]], true, np.ones_like(true), rng, facts=facts
+        )
+        learned.append(not torch.equal(before, words))
+        assert ("pairs" in losses) == (update >= 2)
+    assert learned == [False, False, True, True]
 
 
 def test_the_same_seed_gives_the_same_weights():
