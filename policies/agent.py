@@ -13,18 +13,20 @@ from torch import Tensor
 
 from policies.actor_critic import ActorCritic, ActorCriticConfig
 from policies.goal_value import GoalValue, GoalValueConfig
-from policies.objectives import source_of, weights_of
+from policies.judge import Judge
+from policies.objectives import weights_of
 from policies.planners import build as build_planner
 from policies.policy import Observation
 from policies.video import View
 from policies.view import model_view
+from worldmodel.adaptation import load_model
 from worldmodel.checkpoint import find_checkpoint, load_module, read_meta
 from worldmodel.compilation import Compiled
 from worldmodel.config import ModelConfig
 from worldmodel.imagination import Trajectory, imagine
 from worldmodel.interface import Interface
 from worldmodel.model import WorldModel
-from worldmodel.precision import configure, reduced_copy
+from worldmodel.precision import configure
 from worldmodel.vision_language.semantics import Semantics
 
 
@@ -82,7 +84,7 @@ class Agent:
         path = find_checkpoint(checkpoint)
         meta = read_meta(path)
         agent = cls.new(Interface(**meta["interface"]), meta["config"], meta.get("semantics"))
-        load_module(path, "model", agent.model)
+        agent.model = load_model(path, meta, agent.model, lambda base: cls.load(base).model)
         load_module(path, "behavior", agent.behavior)
         agent.model.to(device).eval()
         agent.behavior.to(device).eval()
@@ -157,13 +159,10 @@ class BeliefPolicy(abc.ABC):
     @torch.no_grad()
     def act(self, observation: Observation) -> np.ndarray:
         """Actions `[B, A]` after taking the frame into the belief."""
+        self.see(observation)
         model = self.agent.model
-        inputs = to_tensors(observation, self.interface, model.device)
-        if self.memory is None:
-            self.reset(observation)
         training = model.training
         model.eval()
-        self.memory = model.observe(inputs, self.previous, self.memory)
         action = self.choose()
         model.train(training)
         if self.interface.discrete:
@@ -172,6 +171,18 @@ class BeliefPolicy(abc.ABC):
             action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
         self.previous = action.clamp(-1, 1)
         return self.previous.cpu().numpy()
+
+    @torch.no_grad()
+    def see(self, observation: Observation) -> None:
+        """Take a frame of every row into the belief, after the actions `previous` `[B, A]`."""
+        model = self.agent.model
+        inputs = to_tensors(observation, self.interface, model.device)
+        if self.memory is None:
+            self.reset(observation)
+        training = model.training
+        model.eval()
+        self.memory = model.observe(inputs, self.previous, self.memory)
+        model.train(training)
 
     @abc.abstractmethod
     def choose(self) -> Tensor:
@@ -234,20 +245,16 @@ class PlannerPolicy(BeliefPolicy):
             **options,
             device=agent.model.device,
         )
-        self.model = reduced_copy(agent.model)
-        self.step, self.draw = self.model.step, partial(agent.behavior.act, self.model)
+        self.judge = Judge(agent, objective, self.planner.compile)
+        self.draw = partial(agent.behavior.act, self.judge.model)
         if self.planner.compile:
-            self.step = Compiled(self.step, lambda belief, latent, action, memory, tail: [
-                belief, latent, action, *tail.keys, *tail.values,
-            ])  # fmt: skip
             self.draw = Compiled(self.draw, lambda *inputs: inputs)
-        self.source = source_of(agent, objective)
         self.objective = None
 
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
         super().reset(observation, mask)
         self.planner.reset(None if mask is None or np.all(mask) else torch.as_tensor(mask))
-        self.objective = self.source.objective(observation)
+        self.objective = self.judge.objective(observation)
 
     def propose(self) -> Tensor | None:
         """Plans of the actor, the first its mode: `[B, P, H, A]`; none towards a goal image or a sentence, of which it
@@ -263,17 +270,13 @@ class PlannerPolicy(BeliefPolicy):
         def policy(belief: Tensor, latent: Tensor) -> Tensor:
             return self.draw(belief, latent, next(steps))
 
-        dream = imagine(self.model, self.memory, policy, self.planner.horizon, count, "before", self.step)
+        judge = self.judge
+        dream = imagine(judge.model, self.memory, policy, self.planner.horizon, count, "before", judge.step)
         return dream.actions.unflatten(0, (rows, count))
 
     def score(self, actions: Tensor) -> Tensor:
         """The objective of candidate plans `[B, C, H, A]`: `[B, C]`."""
-        rows, candidates, horizon = actions.shape[:3]
-        if candidates == 1 and self.planner.compile:  # a single row would be compiled apart
-            return self.score(actions.expand(-1, 2, -1, -1))[:, :1]
-        actions = actions.flatten(0, 1)
-        dream = imagine(self.model, self.memory, actions, horizon, candidates, "last", self.step)
-        return self.objective(dream).view(rows, candidates)
+        return self.judge.score(self.memory, self.objective, actions)
 
     def choose(self) -> Tensor:
         rows = self.memory.latent.shape[0]

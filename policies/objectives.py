@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from torch import Tensor
+
 from policies.goals import Goals
-from policies.planners.objective import Objective, RewardObjective, WeightedSum
+from policies.planners.objective import CautiousObjective, Objective, RewardObjective, WeightedSum
 from policies.policy import Observation
 from policies.sentences import Sentences
 
@@ -23,19 +25,43 @@ class Source(Protocol):
 
 
 class Rewards:
-    """As much reward as possible, in every episode: the agent's critic stands for what comes after a plan."""
+    """As much reward as possible, in every episode: the agent's critic, where it was trained, stands for what comes after a
+    plan.
 
-    def __init__(self, agent: Agent):
+    Args:
+        agent: whose critic.
+        disagreement_penalty: what one unit of the ensemble's spread costs, in standard deviations of reward; None is what
+            it cost the actor in training.
+    """
+
+    def __init__(self, agent: Agent, disagreement_penalty: float | None = None):
         behavior = agent.behavior
+        if disagreement_penalty is None:
+            disagreement_penalty = behavior.config.disagreement_penalty
+
+        def value(beliefs: Tensor, latents: Tensor) -> Tensor:
+            return behavior.value(agent.model.features(beliefs, latents), slow=True)
+
         self._objective = RewardObjective(
             behavior.config.discount,
-            value=lambda beliefs, latents: behavior.value(agent.model.features(beliefs, latents), slow=True),
-            disagreement_penalty=behavior.config.disagreement_penalty * float(agent.model.transition.reward_scale),
+            value=value if behavior.updates else None,
+            disagreement_penalty=disagreement_penalty * float(agent.model.transition.reward_scale),
         )
 
     def objective(self, observation: Observation) -> RewardObjective:
         """The same, whatever is observed."""
         return self._objective
+
+
+class Cautious:
+    """Another one, which the ensemble's disagreement lowers: see `CautiousObjective`."""
+
+    def __init__(self, source: Source, penalty: float):
+        self.source, self.penalty = source, penalty
+
+    def objective(self, observation: Observation) -> CautiousObjective:
+        """The other's objective, penalised."""
+        return CautiousObjective(self.source.objective(observation), self.penalty)
 
 
 class Weighted:
@@ -71,10 +97,14 @@ def source_of(agent: Agent, options: Mapping) -> Source:
     Raises:
         ValueError: an unknown objective, or one that the agent's model cannot judge.
     """
+    penalty = options.get("disagreement_penalty")
     makers = {
-        "reward": lambda: Rewards(agent),
+        "reward": lambda: Rewards(agent, penalty),
         "goal_image": lambda: Goals(agent, options.get("image"), options.get("learned_distance", True)),
         "instruction": lambda: Sentences(agent, options.get("text")),
     }
-    terms = [(weight, makers[name]()) for name, weight in weights_of(options).items()]
+    terms = []
+    for name, weight in weights_of(options).items():
+        source = makers[name]()
+        terms.append((weight, Cautious(source, penalty) if penalty and name != "reward" else source))
     return terms[0][1] if options["name"] != "weighted" else Weighted(terms)

@@ -9,7 +9,7 @@ from policies.planners.cem import CEM
 from policies.planners.gradient import GradientPlanner
 from policies.planners.icem import ICEM
 from policies.planners.mppi import MPPI
-from policies.planners.objective import GoalObjective, Objective, RewardObjective, WeightedSum
+from policies.planners.objective import CautiousObjective, GoalObjective, Objective, RewardObjective, WeightedSum
 from policies.planners.planner import Plan, Planner, PlanningError, Score
 
 PLANNERS: dict[str, type[Planner]] = {"mppi": MPPI, "cem": CEM, "icem": ICEM, "gradient": GradientPlanner}
@@ -19,6 +19,7 @@ __all__ = [
     "ICEM",
     "MPPI",
     "PLANNERS",
+    "CautiousObjective",
     "GoalObjective",
     "GradientPlanner",
     "Objective",

@@ -19,6 +19,13 @@ class Objective(Protocol):
     def __call__(self, trajectory: Trajectory) -> Tensor: ...
 
 
+def checked_penalty(penalty: float) -> float:
+    """`penalty`, of disagreement; raises ValueError if it is no number of at least 0."""
+    if not 0.0 <= penalty < math.inf:
+        raise ValueError(f"disagreement_penalty={penalty!r}: must be a number of at least 0")
+    return penalty
+
+
 class RewardObjective:
     """Discounted reward, and beyond the horizon the critic's estimate:
 
@@ -42,9 +49,8 @@ class RewardObjective:
     ):
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount={discount!r}: must be above 0 and at most 1")
-        if not 0.0 <= disagreement_penalty < math.inf:
-            raise ValueError(f"disagreement_penalty={disagreement_penalty!r}: must be a number of at least 0")
-        self.discount, self.value, self.disagreement_penalty = discount, value, disagreement_penalty
+        self.discount, self.value = discount, value
+        self.disagreement_penalty = checked_penalty(disagreement_penalty)
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         rewards = trajectory.rewards
@@ -130,6 +136,22 @@ class SentenceObjective:
             raise ValueError(f"{len(self.text)} sentences do not fit {latents.shape[0]} trajectories")
         text = self.text.repeat_interleave(latents.shape[0] // len(self.text), 0)
         return sentence_fit(self.read(latents), text, self.tokens).mean(1)
+
+
+class CautiousObjective:
+    """Another objective, less the ensemble's disagreement (a standard deviation of the latent), averaged over the steps of
+    the plan: MOPO's penalty (Yu et al. 2020, equation 3) for objectives that are no sum of rewards.
+
+    Args:
+        objective: the other one.
+        penalty: what one unit of disagreement costs, in the other one's units.
+    """
+
+    def __init__(self, objective: Objective, penalty: float):
+        self.objective, self.penalty = objective, checked_penalty(penalty)
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        return self.objective(trajectory) - self.penalty * trajectory.disagreement.mean(1)
 
 
 class WeightedSum:

@@ -78,10 +78,16 @@ class Planner(abc.ABC):
         self.device = torch.device(device)
         self._previous: Tensor | None = None  # [B, H, A], the plans returned last
         self._warm: Tensor | None = None  # bool [B], the rows whose last plan may be built on
+        self._given_start: Tensor | None = None  # [B, H, A], what the present plan begins at instead
         self._closing_ms: float | None = None  # what scoring one last candidate took, for the next deadline
 
     def plan(
-        self, score: Score, rows: int, proposals: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        score: Score,
+        rows: int,
+        proposals: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        start: Tensor | None = None,
     ) -> Plan:
         """Search for the action sequences that score highest.
 
@@ -93,6 +99,8 @@ class Planner(abc.ABC):
             rows: B.
             proposals: `[B, P, H, A]`, candidates to begin with, for instance an actor's.
             generator: where all randomness comes from; torch's own if None.
+            start: `[B, H, A]`, a plan to begin at in place of the last one, which is forgotten. For a caller that
+                plans only now and then, and knows better.
 
         Raises:
             ValueError: proposals or scores of the wrong shape, proposals that are not finite, or another number of rows
@@ -101,6 +109,10 @@ class Planner(abc.ABC):
         """
         clock = Clock(self.iterations, self.budget_ms, self._closing_ms)
         proposals = self._checked_proposals(rows, proposals)
+        self._given_start = None
+        if start is not None:
+            self.reset()
+            self._given_start = self._checked_proposals(rows, start[:, None])[:, 0]
         if self._warm is None:
             self._previous = torch.zeros(rows, self.horizon, self.action_dim, device=self.device)
             self._warm = torch.zeros(rows, dtype=torch.bool, device=self.device)
@@ -130,7 +142,10 @@ class Planner(abc.ABC):
         """Score candidates through `best` until `clock` ends."""
 
     def _shifted(self) -> Tensor:
-        """Where the search starts, `[B, H, A]`: the last plan moved on by one step, zeros in rows that were reset."""
+        """Where the search starts, `[B, H, A]`: what `plan` was given, or the last plan moved on by one step, zeros in rows
+        that were reset."""
+        if self._given_start is not None:
+            return self._given_start
         return shift(self._previous) * self._warm[:, None, None]
 
     def _start(self) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from policies.planners import GoalObjective, RewardObjective, WeightedSum
+from policies.planners import CautiousObjective, GoalObjective, RewardObjective, WeightedSum
 from worldmodel.imagination import Trajectory
 
 ROWS, HORIZON, TOKENS, LATENT, WIDTH = 6, 5, 2, 3, 4
@@ -119,3 +119,11 @@ def test_what_makes_no_sense_is_refused(trajectory):
         GoalObjective(torch.zeros(TOKENS, LATENT + 1))(trajectory)
     with pytest.raises(ValueError, match="at least one"):
         WeightedSum([])
+
+
+def test_a_cautious_objective_loses_what_the_ensemble_disagrees_about(trajectory):
+    goal = GoalObjective(torch.zeros(TOKENS, LATENT))
+    spread = torch.stack([step.std(0, unbiased=False).square().mean((1, 2)).sqrt() for step in trajectory.members], 1)
+    torch.testing.assert_close(CautiousObjective(goal, 2.0)(trajectory), goal(trajectory) - 2.0 * spread.mean(1))
+    with pytest.raises(ValueError, match="disagreement_penalty=-1"):
+        CautiousObjective(goal, -1.0)

@@ -253,3 +253,16 @@ def test_planning_leaves_no_graph_behind_and_works_where_gradients_are_off():
         with torch.no_grad():
             plan = planner(name, 2).plan(lambda actions: (actions * weight).sum((-1, -2)), 1, generator=seeded())
         assert not plan.actions.requires_grad and not plan.score.requires_grad and weight.grad is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_begins_where_it_is_told_to_and_forgets_the_last_plan(name):
+    start = torch.rand(2, 5, 2, generator=seeded(1)) * 2 - 1
+    score = Quadratic(start)
+    one = planner(name, 2, horizon=5, iterations=1)
+    one.plan(Quadratic(torch.zeros(3, 5, 2)), 3, generator=seeded())  # of another number of rows
+    plan = one.plan(score, 2, generator=seeded(), start=start)
+    assert torch.equal(score.seen[0][:, 0], start) and torch.equal(plan.actions, start)
+    one.plan(score, 2, generator=seeded())
+    moved = torch.cat([start[:, 1:], start[:, -1:]], 1)
+    assert torch.equal(score.seen[-1][:, 0] if len(score.seen[-1][0]) > 1 else score.seen[-2][:, 0], moved)
