@@ -14,7 +14,8 @@ from policies.policy import Observation
 from policies.vla.config import VLAConfig
 from policies.vla.model import VLA
 from policies.vla.statistics import Statistics
-from worldmodel.checkpoint import CheckpointError, find_checkpoint, load_module, read_meta
+from worldmodel.adaptation import load_model
+from worldmodel.checkpoint import CheckpointError, find_checkpoint, read_meta
 from worldmodel.interface import Interface
 from worldmodel.precision import configure
 from worldmodel.vision_language.semantics import Semantics
@@ -72,7 +73,7 @@ class VLAAgent:
         interface = Interface(**meta["interface"])
         statistics = Statistics.from_dict(meta.get("statistics"), interface, where=str(path))
         agent = cls.new(interface, meta["config"], statistics, meta["semantics"])
-        load_module(path, "model", agent.model)
+        agent.model = load_model(path, meta, agent.model, lambda base: cls.load(base).model)
         agent.model.to(device).eval()
         agent.path = path
         return agent
@@ -83,7 +84,6 @@ class VLAAgent:
 
         return ChunkPolicy(agent=self, seed=seed, **options)
 
-    @torch.no_grad()
     def predict(
         self, observation: Observation, sentences: list[str], generator: torch.Generator | None = None
     ) -> np.ndarray:
@@ -92,9 +92,26 @@ class VLAAgent:
         Raises:
             ValueError: an input is missing or of another shape; the message names it.
         """
+        return self.propose(observation, sentences, 1, generator)[:, 0].cpu().numpy()
+
+    @torch.no_grad()
+    def propose(
+        self,
+        observation: Observation,
+        sentences: list[str],
+        count: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """K different chunks for each row, float32 `[B, K, H, A]` in [-1, 1]: see `policies.vla.heads.ActionHead.propose`.
+
+        Raises:
+            ValueError: an input is missing or of another shape; the message names it.
+        """
         training = self.model.training
         self.model.eval()
         inputs: dict[str, Tensor] = to_tensors(observation, self.interface, self.model.device)
-        chunk = self.model.predict(inputs, self.model.instructions.read(sentences, self.model.device), generator)
+        said = self.model.instructions.read(sentences, self.model.device)
+        chunks = self.model.propose(inputs, said, count, generator, temperature)
         self.model.train(training)
-        return chunk.float().cpu().numpy()
+        return chunks.float()

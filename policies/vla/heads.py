@@ -36,13 +36,24 @@ class ActionHead(nn.Module, abc.ABC):
         Args:
             tokens: of the trunk, `[B, N, W]`.
             actions: of the demonstrations, `[B, H, A]` in [-1, 1].
-            mask: `[B, H]`, 0 on what is padding.
+            mask: `[B, H]`, how much each step counts; 0 on what is padding.
             generator: of what is drawn.
         """
 
     @abc.abstractmethod
+    def propose(
+        self, tokens: Tensor, count: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """`count` different chunks `[B, K, H, A]` for the trunk's `tokens [B, N, W]`, in the actions' own units; may leave
+        [-1, 1].
+
+        Args:
+            temperature: how far they differ: 0 gives the same chunk K times, 1 what was learned.
+        """
+
     def sample(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Chunks `[B, H, A]` for the trunk's `tokens [B, N, W]`, in the actions' own units; may leave [-1, 1]."""
+        """One chunk `[B, H, A]` each: the first of `propose`."""
+        return self.propose(tokens, 1, generator)[:, 0]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -85,14 +96,17 @@ class FlowHead(ActionHead):
         return masked_mean((predicted - (target - noise)).square(), mask)
 
     @torch.no_grad()
-    def sample(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """By `flow_steps` Euler steps from noise."""
-        shape, device = (len(tokens), self.chunk, self.action_dim), tokens.device
-        x, cache = torch.randn(shape, generator=generator, device=device), self.decoder.remember(tokens)
+    def propose(
+        self, tokens: Tensor, count: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """By `flow_steps` Euler steps from noise, whose standard deviation is the temperature."""
+        shape, device = (len(tokens), count, self.chunk, self.action_dim), tokens.device
+        x = temperature * torch.randn(shape, generator=generator, device=device).flatten(0, 1)
+        cache = [tuple(part.repeat_interleave(count, 0) for part in layer) for layer in self.decoder.remember(tokens)]
         for step in range(self.flow_steps):
-            time = torch.full((len(tokens),), step / self.flow_steps, device=device)
+            time = torch.full((len(x),), step / self.flow_steps, device=device)
             x = x + self.velocity(x, time, cache) / self.flow_steps
-        return x * self.std + self.mean
+        return (x * self.std + self.mean).unflatten(0, (len(tokens), count))
 
 
 class DiscreteHead(ActionHead):
@@ -100,7 +114,7 @@ class DiscreteHead(ActionHead):
     2023; OpenVLA, Kim et al. 2024), decoded in parallel by one query for every step and dimension, which all see each
     other (OpenVLA-OFT, Kim et al. 2025): one pass where autoregression takes H x A.
 
-    `sample` takes each token's likeliest bin, and so draws nothing.
+    `sample` takes each token's likeliest bin, and so draws nothing: see `propose`.
     """
 
     def __init__(self, action_dim: int, config: VLAConfig, statistics: KeyStatistics):
@@ -136,8 +150,20 @@ class DiscreteHead(ActionHead):
         return masked_mean(errors, mask)
 
     @torch.no_grad()
-    def sample(self, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.decode(self.logits(tokens).argmax(-1))
+    def propose(
+        self, tokens: Tensor, count: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """The first takes each token's likeliest bin. The others draw theirs by the inverse of the distribution function,
+        each dimension at one quantile for the whole chunk: every token is distributed as it was learned, and a chunk stays
+        one motion, where tokens that are drawn apart would tremble."""
+        logits = self.logits(tokens)
+        likeliest = logits.argmax(-1)[:, None]
+        if count == 1 or temperature == 0:
+            return self.decode(likeliest.expand(-1, count, -1, -1))
+        reached = (logits / temperature).softmax(-1).cumsum(-1)[:, None, ..., :-1]  # [B, 1, H, A, bins - 1]
+        shape = len(tokens), count - 1, 1, self.action_dim, 1
+        quantile = torch.rand(shape, generator=generator, device=tokens.device)
+        return self.decode(torch.cat([likeliest, (reached < quantile).sum(-1)], 1))
 
 
 def make_head(action_dim: int, config: VLAConfig, statistics: KeyStatistics) -> ActionHead:

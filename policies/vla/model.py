@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from worldmodel.interface import SEMANTIC, Interface
 from worldmodel.precision import reduced_precision
 from worldmodel.vision_language.encoder import EncoderError
 from worldmodel.vision_language.semantics import Semantics
+
+if TYPE_CHECKING:
+    from policies.vla.tuned_encoder import TunedEncoder
 
 
 class VLA(nn.Module):
@@ -38,6 +42,9 @@ class VLA(nn.Module):
         ValueError: the env shows no picture.
         EncoderError: the encoder reads no text.
     """
+
+    LOW_RANK = r"(trunk\.transformer|head\.decoder)\.blocks\.\d+\.(inward|outward)"  # see worldmodel.adaptation
+    HEADS = {"head.outward.weight": (), "head.outward.bias": ()}
 
     def __init__(self, interface: Interface, config: VLAConfig, semantics: Semantics | None, statistics: Statistics):
         super().__init__()
@@ -74,14 +81,27 @@ class VLA(nn.Module):
         self.head = make_head(interface.action_dim, config, statistics.action)
         self.adapters = None
         if config.lora_rank:
-            from policies.vla.lora import TunedEncoder
-
-            self.adapters = TunedEncoder(semantics.encoder(), config.lora_rank)
+            self.tune_encoder(config.lora_rank)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.place.device
+
+    def tune_encoder(self, rank: int) -> TunedEncoder:
+        """The pretrained encoder with low-rank adapters, made where there are none yet.
+
+        Raises:
+            ValueError: there are, of another rank.
+            EncoderError: it has no linear layers to adapt.
+        """
+        from policies.vla.tuned_encoder import TunedEncoder
+
+        if self.adapters is None:
+            self.adapters = TunedEncoder(self.semantics.encoder(), rank).to(self.device)
+        elif self.adapters.rank != rank:
+            raise ValueError(f"the policy's encoder has adapters of rank {self.adapters.rank} already, not {rank}")
+        return self.adapters
 
     def tokens(self, observation: Mapping[str, Tensor], said: Read) -> Tensor:
         """The trunk's result for B frames, `[B, N, W]`.
@@ -133,4 +153,17 @@ class VLA(nn.Module):
         self, observation: Mapping[str, Tensor], said: Read, generator: torch.Generator | None = None
     ) -> Tensor:
         """Chunks `[B, H, A]` in [-1, 1]."""
-        return self.head.sample(self.tokens(observation, said), generator).clamp(-1.0, 1.0)
+        return self.propose(observation, said, 1, generator)[:, 0]
+
+    @torch.no_grad()
+    def propose(
+        self,
+        observation: Mapping[str, Tensor],
+        said: Read,
+        count: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """K different chunks for each frame, `[B, K, H, A]` in [-1, 1]: see `ActionHead.propose`."""
+        tokens = self.tokens(observation, said)
+        return self.head.propose(tokens, count, generator, temperature).clamp(-1.0, 1.0)
