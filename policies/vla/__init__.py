@@ -4,6 +4,7 @@ from policies.vla.agent import VLAAgent
 from policies.vla.config import VLAConfig
 from policies.vla.execution import ChunkPolicy
 from policies.vla.model import VLA
+from policies.vla.proposals import ProposePolicy
 from policies.vla.statistics import Statistics, StatisticsError
 
-__all__ = ["VLA", "ChunkPolicy", "Statistics", "StatisticsError", "VLAAgent", "VLAConfig"]
+__all__ = ["VLA", "ChunkPolicy", "ProposePolicy", "Statistics", "StatisticsError", "VLAAgent", "VLAConfig"]

@@ -197,23 +197,25 @@ class ChunkPolicy:
 
     def _asked(self, observation: Observation, rows: list[int]) -> tuple[Observation, list[str]]:
         """The rows' observations, copied, and what is asked of each."""
-        default = self.agent.config.get("instruction")
-        if self.instruction:
-            said = [self.instruction] * len(rows)
-        elif "instruction" in observation:
-            said = [str(observation["instruction"][row]) for row in rows]
-        elif default:
-            said = [default] * len(rows)
-        else:
-            raise ValueError(
-                "the observations have no instruction: give env.instruction=<a sentence>, or policy.instruction"
-            )
         kept = {
             key: np.array(observation[key][rows])
             for key in self.agent.interface.observation_keys()
             if key in observation
         }
-        return kept, said
+        return kept, self._sentences(observation, rows)
+
+    def _sentences(self, observation: Observation, rows: list[int]) -> list[str]:
+        """What is asked of each of the rows."""
+        default = self.agent.config.get("instruction")
+        if self.instruction:
+            return [self.instruction] * len(rows)
+        if "instruction" in observation:
+            return [str(observation["instruction"][row]) for row in rows]
+        if default:
+            return [default] * len(rows)
+        raise ValueError(
+            "the observations have no instruction: give env.instruction=<a sentence>, or policy.instruction"
+        )
 
     def _predict_now(self, observation: Observation, rows: list[int]) -> None:
         for number, actions in zip(rows, self._predict(*self._asked(observation, rows)), strict=True):
