@@ -63,7 +63,7 @@ class Adapter(gymnasium.Wrapper):
         self.neutral_action = self._actions.neutral
         self.starts_broad = bool(getattr(env.unwrapped, "starts_broad", False))
         self._is_mujoco = _has_mujoco_state(env.unwrapped)
-        self._renderers, self._model = {}, None
+        self._renderers, self._model = {}, None  # by model and size; the model that was drawn last
         self._last = None  # the env's own last observation
         self._goal: dict[str, np.ndarray] = {}
         self._goal_image, self._instruction, self._asks_expert = goal_image, instruction, expert
@@ -84,9 +84,10 @@ class Adapter(gymnasium.Wrapper):
         self._vectors = self._choose_vectors(observation, vectors)
         self._privileged = None
         if privileged_state and self._is_mujoco:
-            from envs.privileged import PrivilegedState
+            from envs.privileged import JoinedState, PrivilegedState
 
-            self._privileged = PrivilegedState(env.unwrapped.model)
+            models = getattr(env.unwrapped, "models", None)
+            self._privileged = JoinedState(models) if models else PrivilegedState(env.unwrapped.model)
         self._set_spaces()
 
     def _choose_pictures(self, observation: str, cameras: list[str]) -> dict[str, str | None]:
@@ -218,20 +219,23 @@ class Adapter(gymnasium.Wrapper):
                     f"{self._id} can't draw itself: {error}. Or show its vector: env.observation=state"
                 ) from error
         camera = self._camera(name)
-        if size not in self._renderers:
+        renderers = self._renderers[id(self._model)]
+        if size not in renderers:
             from envs.renderer import Renderer
 
             options = getattr(getattr(self.env.unwrapped, "mujoco_renderer", None), "_vopt", None)
-            self._renderers[size] = Renderer(self._model, size, size, self._quality, options)
+            renderers[size] = Renderer(self._model, size, size, self._quality, options)
         # Drawn as the env left it: bringing its data up to date here would change what some envs compute next.
-        return self._renderers[size].render(self.env.unwrapped.data, camera)
+        return renderers[size].render(self.env.unwrapped.data, camera)
 
     def _camera(self, name: str | None):
         from envs.cameras import following_view, named_camera, own_view
 
-        if self.env.unwrapped.model is not self._model:  # at first, and after an env rebuilt its model
-            self._free_renderers()
+        if self.env.unwrapped.model is not self._model:  # at first, and after an env rebuilt its model, or took another
+            if self._model is not None and not hasattr(self.env.unwrapped, "models"):
+                self._free_renderers()
             self._model = self.env.unwrapped.model
+            self._renderers.setdefault(id(self._model), {})
             self._views = {}
         if name not in self._views:
             view = {None: own_view, _FOLLOWING: following_view}.get(name)
@@ -239,8 +243,9 @@ class Adapter(gymnasium.Wrapper):
         return self._views[name]
 
     def _free_renderers(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
+        for renderers in self._renderers.values():
+            for renderer in renderers.values():
+                renderer.close()
         self._renderers = {}
 
 

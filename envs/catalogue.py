@@ -21,6 +21,7 @@ _BUILT_IN = {
     "worldmodel/TwoRoom-v0": "envs.tasks.two_room:TwoRoom",
     "worldmodel/Pusher-v0": "envs.tasks.pusher:Pusher",
     "worldmodel/Tabletop-v0": "envs.tabletop.task:Tabletop",
+    "worldmodel/Many-v0": "envs.tasks.many:Many",
 }
 
 

@@ -49,3 +49,29 @@ class PrivilegedState:
         out[self._joints : self.positions] = data.mocap_pos.ravel()
         out[self.positions :] = data.qvel
         return out
+
+
+class JoinedState:
+    """The states of several models side by side, of which one is simulated at a time: those of the others are 0.
+
+    Attributes:
+        length: P, of all.
+        positions: how many of its leading entries are positions: every model's, before any velocity.
+    """
+
+    def __init__(self, models):
+        self._states = [PrivilegedState(model) for model in models]
+        self.positions = sum(state.positions for state in self._states)
+        self.length = sum(state.length for state in self._states)
+        self._models, self._places, position, velocity = list(models), [], 0, self.positions
+        for state in self._states:
+            speeds = state.length - state.positions
+            self._places.append(np.r_[position : position + state.positions, velocity : velocity + speeds])
+            position, velocity = position + state.positions, velocity + speeds
+
+    def __call__(self, data: mujoco.MjData) -> np.ndarray:
+        """float32 [P] of the `data` of one of the models."""
+        which = next(i for i, model in enumerate(self._models) if model is data.model)
+        out = np.zeros(self.length, np.float32)
+        out[self._places[which]] = self._states[which](data)
+        return out
