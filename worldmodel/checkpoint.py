@@ -28,7 +28,7 @@ def save_checkpoint(
     """Write `folder` (`<run>/checkpoints/<step>`) whole or not at all, and point `last` at it.
 
     Args:
-        modules: weights and buffers, one safetensors file each.
+        modules: weights and buffers, one safetensors file each, with the module's `metadata` (of strings) if it has any.
         optimizers: their state, one safetensors file each.
         meta: JSON: config, interface, counters, versions.
         keep: older checkpoints beyond so many are removed, unless `best` points at one.
@@ -43,9 +43,8 @@ def save_checkpoint(
     temporary.mkdir()
     try:
         for name, module in modules.items():
-            save_file(
-                {k: v.detach().contiguous() for k, v in module.state_dict().items()}, temporary / f"{name}.safetensors"
-            )
+            tensors = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+            save_file(tensors, temporary / f"{name}.safetensors", metadata=getattr(module, "metadata", None))
         groups = {}
         for name, optimizer in optimizers.items():
             state = optimizer.state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from worldmodel.encoder import FrameEncoder
 from worldmodel.interface import SEMANTIC, Interface
 from worldmodel.losses import world_model_losses
 from worldmodel.transformer import BeliefTransformer, Memory, Tail
-from worldmodel.transition import Prediction, Transition
+from worldmodel.transition import OUTCOME, Prediction, Transition
 from worldmodel.vision_language.semantics import Semantics
 
 
@@ -23,6 +24,9 @@ class WorldModel(nn.Module):
 
     Calling it computes the losses of a batch (so that data-parallel wrappers see one forward); everything else is a
     named method."""
+
+    LOW_RANK = r"inward|belief\.blocks\.\d+\.(inward|outward)|transition\.heads\.(first|modulation|second)"
+    HEADS: ClassVar = {"transition.heads.last": OUTCOME, "transition.heads.last_bias": OUTCOME}
 
     def __init__(self, interface: Interface, config: ModelConfig, semantics: Semantics | None = None):
         super().__init__()

@@ -18,7 +18,7 @@ import numpy as np
 
 DEPENDENCIES = (
     "torch", "triton", "numpy", "gymnasium", "mujoco", "dm_control", "einops", "hydra-core", "lightning-fabric",
-    "safetensors", "imageio-ffmpeg", "pillow", "wandb", "transformers", "open_clip_torch",
+    "safetensors", "imageio-ffmpeg", "pillow", "wandb", "transformers", "peft", "open_clip_torch",
 )  # fmt: skip
 RESAMPLES = 10_000  # of the bootstrap: the interval's ends then move by under 2 % of its width from seed to seed
 

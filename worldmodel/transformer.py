@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.kernels.attention import rotary_phases, score_mask, split_heads
+from worldmodel.kernels.attention import QK_NORM_EPS, rotary_phases, score_mask, split_heads
 from worldmodel.kernels.axial_attention import axial_attention
 from worldmodel.kernels.block_causal_attention import block_causal_attention
 from worldmodel.kernels.decode_attention import decode_attention
 from worldmodel.kernels.dispatch import resolve
 from worldmodel.kernels.residual_norm import residual_norm
 from worldmodel.kernels.shared_prefix_attention import shared_prefix_attention, shared_prefix_reference
+from worldmodel.prefix import Prefix
 
 
 @dataclass
@@ -102,6 +103,7 @@ class Block(nn.Module):
         scale = torch.tensor([self.dim**-0.5] * heads + [1.0] * kv_heads)
         self.register_buffer("score_scale", scale[:, None], persistent=False)
         self.outward = nn.Linear(width + hidden, width, bias=False)
+        self.prefix: Prefix | None = None  # tokens that `worldmodel adapt` learns
 
     @property
     def scale(self) -> Tensor:
@@ -120,8 +122,19 @@ class Block(nn.Module):
         `[B, kv_heads, S, d]`."""
         return split_heads(packed, self.scale, phases, self.heads, self.kv_heads)
 
-    def close(self, attended: Tensor, hidden: Tensor) -> Tensor:
-        """What the block adds to its input, `[..., W]`, from `attended [..., heads * d]` and `hidden [..., hidden]`."""
+    def only_seen(self, normed: Tensor) -> Tensor:
+        """`packed` of `open` for what is attended to and nothing else: without the MLP, unless an adapter is around the layer."""
+        if isinstance(self.inward, nn.Linear):
+            return F.linear(normed, self.inward.weight[: self.sizes[0]])
+        return self.inward(normed)[..., : self.sizes[0]]
+
+    def close(self, attended: Tensor, hidden: Tensor, packed: Tensor) -> Tensor:
+        """What the block adds to its input, `[..., W]`, from `attended [..., heads * d]`, and `hidden` and `packed` of
+        `open`, whose queries see the prefix where there is one."""
+        if self.prefix is not None:
+            query = packed[..., : self.heads * self.dim].unflatten(-1, (self.heads, self.dim))
+            query = F.rms_norm(query.float(), (self.dim,), eps=QK_NORM_EPS) * self.scale[: self.heads, None]
+            attended = attended + self.prefix(query.to(attended.dtype)).flatten(-2)
         return self.outward(torch.cat([attended, hidden], dim=-1))
 
 
@@ -169,7 +182,7 @@ class BeliefTransformer(nn.Module):
                 query, key, value = block.heads_of(packed, phases)
                 attended = block_causal_attention(query, key, value, tokens, self.window, valid)
                 attended = attended.transpose(1, 2).flatten(2)
-            x, normed = residual_norm(block.close(attended, hidden), x, weight=norm.weight)
+            x, normed = residual_norm(block.close(attended, hidden, packed), x, weight=norm.weight)
             cache.append((key, value))
         return normed.view(batch, frames, tokens, width), cache
 
@@ -239,7 +252,8 @@ class BeliefTransformer(nn.Module):
             attended, key, value = self._attend(query, key, value, memory, tail, layer, valid)
             keys.append(key)
             values.append(value)
-            x, normed = residual_norm(block.close(attended.transpose(1, 2).flatten(2), hidden), x, weight=norm.weight)
+            attended = attended.transpose(1, 2).flatten(2)
+            x, normed = residual_norm(block.close(attended, hidden, packed), x, weight=norm.weight)
         past_valid = tail.past_valid
         if past_valid is not None:  # the oldest frame that this one saw is out of the next one's window
             oldest = torch.arange(past_valid.shape[1], device=x.device) <= valid.sum() - 1

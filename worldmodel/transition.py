@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from worldmodel.kernels.residual_norm import residual_norm
 
+# The part of the heads' last layer that gives reward and continue.
+OUTCOME = (slice(-1, None), slice(None), slice(0, 2))
+
 
 @dataclass
 class Prediction:

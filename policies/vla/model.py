@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class VLA(nn.Module):
     """
 
     LOW_RANK = r"(trunk\.transformer|head\.decoder)\.blocks\.\d+\.(inward|outward)"  # see worldmodel.adaptation
-    HEADS = {"head.outward.weight": (), "head.outward.bias": ()}
+    HEADS: ClassVar = {"head.outward.weight": (), "head.outward.bias": ()}
 
     def __init__(self, interface: Interface, config: VLAConfig, semantics: Semantics | None, statistics: Statistics):
         super().__init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.kernels.attention import attention, rotary_phases
@@ -46,8 +45,7 @@ class ActionDecoder(nn.Module):
         phases = rotary_phases(torch.zeros(tokens.shape[1], device=tokens.device), self.blocks[0].dim)
         cache = []
         for block in self.blocks:
-            packed = F.linear(tokens, block.inward.weight[: block.sizes[0]])  # no MLP of what is only seen
-            cache.append(block.heads_of(packed, phases)[1:])
+            cache.append(block.heads_of(block.only_seen(tokens), phases)[1:])
         return cache
 
     def forward(self, queries: Tensor, steps: Tensor, cache: Cache) -> Tensor:
@@ -59,7 +57,8 @@ class ActionDecoder(nn.Module):
             packed, hidden = block.open(normed)
             query, key, value = block.heads_of(packed, phases)
             attended = attention(query, torch.cat([past_key, key], 2), torch.cat([past_value, value], 2))
-            x, normed = residual_norm(block.close(attended.transpose(1, 2).flatten(2), hidden), x, weight=norm.weight)
+            attended = attended.transpose(1, 2).flatten(2)
+            x, normed = residual_norm(block.close(attended, hidden, packed), x, weight=norm.weight)
         return normed
 
 
