@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from worldmodel.data import EpisodeStore, WindowSampler
-from worldmodel.imagination import imagine
+from worldmodel.imagination import Trajectory, imagine
+from worldmodel.transformer import Memory
 
 HORIZONS = (1, 5, 10, 15)
+
+
+@dataclass
+class OpenLoop:
+    """Windows of held-out episodes, and what a model dreams of their ends.
+
+    Attributes:
+        batch: of `WindowSampler`, on the model's device.
+        latents, beliefs: of all their frames, `[B, context + H, N, ...]`.
+        memory: after the first `context` frames.
+        dream: H steps from there under the episodes' own actions.
+        alive: `[B, H]`, 0 behind an episode's end.
+    """
+
+    batch: dict[str, Tensor]
+    latents: Tensor
+    beliefs: Tensor
+    memory: Memory
+    dream: Trajectory
+    alive: Tensor
+
+
+@torch.no_grad()
+def open_loop(model, store: EpisodeStore, context: int, horizon: int, windows: int, seed: int) -> OpenLoop:
+    """Dream the last `horizon` steps of windows of held-out episodes, after `context` frames that are seen."""
+    training = model.training
+    model.eval()
+    sampler = WindowSampler(store, context + horizon - 1, windows, seed=seed, split="held_out")
+    batch = {key: value.to(model.device) for key, value in sampler.sample().items()}
+    latents = torch.cat([model.encode(part) for part in _parts(model.seen(batch))])
+    beliefs, cache = model.observe_window(latents, batch["previous_action"])
+    memory = model.belief.remember(cache, latents[:, :context], beliefs[:, :context])
+    dream = imagine(model, memory, batch["action"][:, context - 1 :], horizon)
+    model.train(training)
+    return OpenLoop(batch, latents, beliefs, memory, dream, batch["valid"][:, context - 1 :])
 
 
 @torch.no_grad()
@@ -32,19 +70,12 @@ def open_loop_report(
         and `probe_r2`: how well the simulator's state (else the `state` input) can be read linearly from latent and
         belief, on windows that the reading was not fitted on.
     """
+    seen = open_loop(model, store, context, horizon, windows, seed)
+    batch, latents, beliefs, dream, alive = seen.batch, seen.latents, seen.beliefs, seen.dream, seen.alive
     training = model.training
     model.eval()
-    length = context + horizon - 1
-    sampler = WindowSampler(store, length, windows, seed=seed, split="held_out")
-    batch = {key: value.to(model.device) for key, value in sampler.sample().items()}
-    latents = torch.cat([model.encode(part) for part in _parts(model.seen(batch))])
-    beliefs, cache = model.observe_window(latents, batch["previous_action"])
-    memory = model.belief.remember(cache, latents[:, :context], beliefs[:, :context])
-    actions, target = batch["action"][:, context - 1 :], latents[:, context:]
-    alive = batch["valid"][:, context - 1 :]
-
-    dream = imagine(model, memory, actions, horizon)
-    shuffled = imagine(model, memory, actions.roll(1, 0), horizon)
+    target = latents[:, context:]
+    shuffled = imagine(model, seen.memory, dream.actions.roll(1, 0), horizon)
     scale = latents.flatten(0, 1).var(0).mean().clamp_min(1e-6)
 
     def error(guess: Tensor) -> Tensor:
