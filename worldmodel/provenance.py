@@ -23,8 +23,10 @@ DEPENDENCIES = (
 RESAMPLES = 10_000  # of the bootstrap: the interval's ends then move by under 2 % of its width from seed to seed
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Version of Python, of this package and of every dependency that is installed; imports none of them."""
+    """Version of Python, of this package and of every dependency that is installed; imports none of them. Read once per
+    process: every checkpoint tells them."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}

@@ -52,14 +52,14 @@ def returns(act, seeds=range(20, 23)) -> float:
 
 @pytest.fixture(scope="module")
 def trained():
-    """An actor-critic after 300 updates in the true dynamics."""
+    """An actor-critic after 200 updates in the true dynamics."""
     torch.manual_seed(0)
     model, generator = TrueCartpole(), torch.Generator().manual_seed(0)
-    behavior = ActorCritic(model.feature_dim, 1, False, ActorCriticConfig(starts=256))
+    behavior = ActorCritic(model.feature_dim, 1, False, ActorCriticConfig(starts=96))
     behavior.set_reward_scale(1.0)
     optimizer = torch.optim.AdamW(behavior.parameters(), lr=1e-3, weight_decay=0.0)
-    for _ in range(300):
-        losses = behavior(model, model.memory(broad_states(256, generator)), generator)
+    for _ in range(200):
+        losses = behavior(model, model.memory(broad_states(96, generator)), generator)
         optimizer.zero_grad()
         (losses["actor_loss"] + losses["critic_loss"]).backward()
         torch.nn.utils.clip_grad_norm_(behavior.parameters(), 1.0)
