@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fork_server import Started
 
 import envs
 from policies.evaluate import evaluate
@@ -17,7 +15,6 @@ from policies.goal_value import GoalValue, GoalValueConfig
 from policies.policy import Observation
 from policies.video import record_goals
 
-ROOT = Path(__file__).parents[2]
 TASKS = ["Reacher", "TwoRoom", "Pusher"]
 
 
@@ -128,9 +125,8 @@ def test_from_task_free_episodes_to_a_planner_that_pursues_goal_images(tmp_path)
     """By the commands that a user types; and a picture file as the goal of all episodes."""
 
     def worldmodel(verb: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", f"scripts.{verb}", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        code, out, errors = Started("-m", f"scripts.{verb}", *arguments).wait()
+        assert code == 0, out + errors
 
     data, folder = tmp_path / "episodes", tmp_path / "run"
     small = ["env.id=worldmodel/TwoRoom-v0", "env.kwargs.render_goal=false", "env.image_size=32"]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fork_server import Started
 
 from scripts import doctor
 from scripts.help import verbs
@@ -18,22 +19,31 @@ ROOT = Path(__file__).parents[2]
 VERBS = ["train", "evaluate", "record", "collect"]
 
 
-def start(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.Popen:
+def surroundings(**environment: str) -> dict[str, str]:
     everything = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     everything.pop("WORLDMODEL_TRACEBACK", None) if "WORLDMODEL_TRACEBACK" not in environment else None
-    return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=everything, text=True,
+    return everything
+
+
+def start(*arguments: str, folder: Path = ROOT) -> subprocess.Popen:
+    """A new process, which imports all that it needs."""
+    return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=surroundings(), text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
 
-def run(*arguments: str, **options) -> tuple[int, str, str]:
-    """Exit code, output and errors of `worldmodel <arguments>`."""
-    process = start("-m", "scripts.cli", *arguments, **options)
-    out, errors = process.communicate(timeout=120)
-    return process.returncode, out, errors
+def run(*arguments: str, folder: Path = ROOT) -> tuple[int, str, str]:
+    """Exit code, output and errors of `worldmodel <arguments>`, of a process that has imported what is heavy."""
+    return Started("-m", "scripts.cli", *arguments, folder=folder, environment=surroundings()).wait(120)
 
 
-def verb_that(body: str, folder: Path, *overrides: str, **environment: str) -> subprocess.Popen:
-    """`worldmodel train` with a job of our own, in a process of its own."""
+def run_job(body: str, folder: Path, *overrides: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of `worldmodel train` with a job of our own."""
+    write_job(body, folder)
+    return Started("job.py", *overrides, folder=folder, environment=surroundings(**environment)).wait(60)
+
+
+def write_job(body: str, folder: Path) -> None:
+    """`folder/job.py`: `worldmodel train` with a job of our own."""
     program = [
         "import sys, time",
         "from pathlib import Path",
@@ -45,7 +55,6 @@ def verb_that(body: str, folder: Path, *overrides: str, **environment: str) -> s
         "    main()",
     ]
     (folder / "job.py").write_text("\n".join(program))
-    return start("job.py", *overrides, folder=folder, **environment)
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -128,7 +137,7 @@ def test_flags_and_settings_stand_in_any_order():
 
 def test_the_run_folder_is_where_run_says_and_the_working_directory_stays(tmp_path):
     job = "(folder / 'made').touch(); print(folder, Path.cwd(), overrides)"
-    code, out, errors = finished(verb_that(job, tmp_path, "run=here/it"))
+    code, out, errors = run_job(job, tmp_path, "run=here/it")
     assert code == 0, errors
     assert out.split(maxsplit=2) == ["here/it", str(tmp_path), "['run=here/it']\n"]
     assert [path.name for path in (tmp_path / "here" / "it").iterdir()] == ["made"]
@@ -136,36 +145,37 @@ def test_the_run_folder_is_where_run_says_and_the_working_directory_stays(tmp_pa
 
 def test_a_sweep_names_a_folder_for_every_job_after_what_differs(tmp_path):
     sweep = ["-m", "seed=0,1", "env.id=dmc/a-b,dmc/c", "env.image_size=16", "run=here"]
-    code, _, errors = finished(verb_that("(folder / 'made').touch()", tmp_path, *sweep))
+    code, _, errors = run_job("(folder / 'made').touch()", tmp_path, *sweep)
     assert code == 0, errors
     made = sorted(path.parent.name for path in tmp_path.glob("here/*/made"))
     assert made == ["env.id-dmc-a-b_seed-0", "env.id-dmc-a-b_seed-1", "env.id-dmc-c_seed-0", "env.id-dmc-c_seed-1"]
 
 
 def test_an_expected_error_is_its_message_and_leaves_no_empty_folder(tmp_path):
-    code, out, errors = finished(verb_that("raise FileNotFoundError('no bread at home')", tmp_path))
+    code, out, errors = run_job("raise FileNotFoundError('no bread at home')", tmp_path)
     assert code == 1 and "no bread at home" in errors and "WORLDMODEL_TRACEBACK=1" in errors
     assert "Traceback" not in errors and not (tmp_path / "outputs").exists()
 
 
 def test_a_traceback_is_shown_when_it_is_asked_for_and_when_it_is_our_bug(tmp_path):
     job = "raise FileNotFoundError('no bread at home')"
-    _, _, errors = finished(verb_that(job, tmp_path, WORLDMODEL_TRACEBACK="1"))
+    _, _, errors = run_job(job, tmp_path, WORLDMODEL_TRACEBACK="1")
     assert "Traceback" in errors and "job.py" in errors
-    code, _, errors = finished(verb_that("{}['bread']", tmp_path))
+    code, _, errors = run_job("{}['bread']", tmp_path)
     assert code == 1 and "Traceback" in errors and "KeyError" in errors
 
 
 def test_a_failed_job_of_a_sweep_fails_the_command_after_the_others_ran(tmp_path):
     job = "(folder / 'made').touch()\nif config.seed == 0: raise ValueError('not this one')"
-    code, _, errors = finished(verb_that(job, tmp_path, "-m", "seed=0,1", "run=here"))
+    code, _, errors = run_job(job, tmp_path, "-m", "seed=0,1", "run=here")
     assert code == 1 and "not this one" in errors
     assert len(list(tmp_path.glob("here/*/made"))) == 2
 
 
 def test_ctrl_c_tells_how_to_go_on(tmp_path):
     job = "(folder / 'config.yaml').touch()\nprint('begun', flush=True)\ntime.sleep(60)"
-    process = verb_that(job, tmp_path, "run=here")
+    write_job(job, tmp_path)
+    process = start("job.py", "run=here", folder=tmp_path)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
     code, _, errors = finished(process)
