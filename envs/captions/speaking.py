@@ -6,9 +6,11 @@ import numpy as np
 
 from envs.captions.statements import STATEMENTS
 from envs.captions.truth import OF_ONE, OF_THREE, OF_TWO, TRUE, Claims, Tables
-from envs.tabletop import sentences
+from envs.tabletop.fact_phrasings import FACTS
 from envs.tabletop.facts import PLACES, Fact
+from envs.tabletop.instruction_phrasings import INSTRUCTIONS
 from envs.tabletop.instructions import KINDS, Instruction
+from envs.tabletop.sentences import fill
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
 _COLOURS, _SHAPES, _SIZES = (tuple(names) for names in (COLOURS, SHAPES, SIZES))
@@ -90,12 +92,9 @@ def say(claims: Claims, rng: np.random.Generator, phrasings: str = "seen") -> st
 def known_words() -> list[str]:
     """Texts with every word of the seen phrasings."""
     templates = [
-        template
-        for by_kind in (sentences.INSTRUCTIONS, sentences.FACTS)
-        for ways in by_kind["seen"].values()
-        for template in ways
+        template for by_kind in (INSTRUCTIONS, FACTS) for ways in by_kind["seen"].values() for template in ways
     ]
-    numbers = [sentences.fill("{value}", (), number) for number in range(7)]
+    numbers = [fill("{value}", (), number) for number in range(7)]
     plain = [template.replace("{", " {").replace("}", "} ") for template in templates]
     plain = [" ".join(word for word in template.split() if "{" not in word) for template in plain]
     said = [way for statement in STATEMENTS for way in statement.seen]

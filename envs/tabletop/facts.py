@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.tabletop.fact_phrasings import FACTS
 from envs.tabletop.geometry import gap, off_line, outside, tool_gap
 from envs.tabletop.scene import LIFTED, Object, Scene
-from envs.tabletop.sentences import FACTS, fill
+from envs.tabletop.sentences import fill
 from envs.tabletop.vocabulary import Reference, check_choice
 
 # Metres.

@@ -11,8 +11,9 @@ import numpy as np
 
 from envs.tabletop.facts import MISSING, TOOL_TOUCHING, Fact, holds
 from envs.tabletop.geometry import tool_gap
+from envs.tabletop.instruction_phrasings import INSTRUCTIONS
 from envs.tabletop.scene import LIFTED, Object, Scene
-from envs.tabletop.sentences import INSTRUCTIONS, fill
+from envs.tabletop.sentences import fill
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES, Reference, check_choice
 from envs.tasks.task import closeness
 

@@ -12,9 +12,10 @@ import envs
 from envs.tabletop import goals, table
 from envs.tabletop.experts import Expert
 from envs.tabletop.facts import Fact, holds
+from envs.tabletop.instruction_phrasings import INSTRUCTIONS
 from envs.tabletop.instructions import KINDS, kinds_of, parse
 from envs.tabletop.scene import TOOLS, Object, Scene, Tool, Zone, draw, in_held_out_place
-from envs.tabletop.sentences import INSTRUCTIONS, fill
+from envs.tabletop.sentences import fill
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES
 
 TASKS = [(tool, kind) for tool in TOOLS for kind in kinds_of(tool)]

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from envs.tabletop import instructions
+from envs.tabletop.fact_phrasings import FACTS
 from envs.tabletop.facts import MISSING, Fact, all_facts, holds, sample, truth_matrix
+from envs.tabletop.instruction_phrasings import INSTRUCTIONS
 from envs.tabletop.instructions import KINDS, Instruction, parse
 from envs.tabletop.scene import HELD_OUT_PLACES, Object, Scene, Tool, Zone, draw, in_held_out_place
-from envs.tabletop.sentences import FACTS, INSTRUCTIONS, fill
+from envs.tabletop.sentences import fill
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, PHRASINGS, SHAPES, Reference
 
 RED, BLUE, GREEN = Reference("red", "cube"), Reference("blue", "ball"), Reference("green", "cross")
