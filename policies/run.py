@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from policies.adaptation import Scratch
 from policies.agent import Agent
 from policies.baselines import RandomPolicy
 from policies.collect import collect
@@ -44,9 +45,13 @@ class Run:
         make_vector: `make_vector(count, workers=0)` gives a vector env of the configured env.
         progress: bars.
         fabric: a launched `lightning_fabric.Fabric`.
+        begin: what there is to begin from.
     """
 
-    def __init__(self, config: dict, folder: Path, make_vector, progress: Progress, fabric):
+    def __init__(
+        self, config: dict, folder: Path, make_vector, progress: Progress, fabric, begin: Scratch | None = None
+    ):
+        self.begin = begin or Scratch()
         self.config, self.training, self.folder = config, config["training"], Path(folder)
         self.make_vector, self.progress, self.fabric = make_vector, progress, fabric
         self.first = fabric.is_global_zero
@@ -63,14 +68,15 @@ class Run:
         torch.manual_seed(config["seed"])
         self.store = self._open_store()
         self.training = with_automatic(self.training, self.store.interface, goals is not None)
-        self.agent = Agent.new(self.store.interface, config)
+        self.agent = self.begin.agent or Agent.new(self.store.interface, config)
         self.semantics = self.agent.model.semantics
         if self.semantics is not None:
             self.store.features = FeatureCache(self.store, self.semantics.described)
         # What imagines and acts is the average of the weights that are trained: these wander by several times the error
         # that their average has, and actor and critic would have to follow them.
         self.model, self.behavior = self.agent.model.requires_grad_(False).eval().to(fabric.device), self.agent.behavior
-        self.learner = copy.deepcopy(self.model).requires_grad_(True)
+        self.learner = copy.deepcopy(self.model)
+        self.begin.free(self.learner)
         if self.training["compile"]:
             self.behavior.compile_steps(self.model)
         # Both rates have come down when fresh rollouts begin: an actor needs a model that is accurate and stands still.
@@ -197,9 +203,9 @@ class Run:
         self.fabric.barrier()
         if not self.first:
             self.store.refresh()
-        self._fill_features()
+        self.fill_features()
 
-    def _fill_features(self) -> None:
+    def fill_features(self) -> None:
         """Encode what was recorded since."""
         if self.semantics is None:
             return
@@ -211,22 +217,25 @@ class Run:
     def _learn(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training
         if self.model_trainer.updates == 0:
-            self._fill_features()  # of episodes that were there before the run
-            models = self.learner, self.model
-            fix_scales(self.store, models, self.behavior, chunk_seed(self.config["seed"], self.chunk))
+            self.fill_features()  # of episodes that were there before the run
+            if self.begin.agent is None:
+                models = self.learner, self.model
+                fix_scales(self.store, models, self.behavior, chunk_seed(self.config["seed"], self.chunk))
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
         # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.
         oldest = None if self.offline else options["collect"]["steps"]
         singles = WindowSampler(self.store, 1, options["reference_frames"], seed + 1, oldest_steps=oldest)
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
-        self.learner.train()
+        moving = self.begin.moves_latents
+        self.learner.train(moving)
         for _ in range(chunk.amount):
-            batch = sampler.sample() | {"reference": self._frames(singles)}
+            batch = sampler.sample() | ({"reference": self._frames(singles)} if moving else {})
             boost = options["sigreg_boost"] ** (1 - self.model_trainer.progress)
             self._step(chunk, bar, self.model_trainer.update(self.fabric.to_device(batch), generator, boost))
             follow(self.model, self.learner, options["average_rate"], self.model_trainer.updates)
-        self.model.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
+        if moving:
+            self.model.calibrate(self.fabric.to_device(self._frames(singles, CALIBRATION)))
 
     def _recent(self, chunk: Chunk) -> dict:
         """How much a sampler draws from the newest episodes alone: nothing before there are fresh rollouts."""
@@ -308,7 +317,7 @@ class Run:
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         goals = {} if self.agent.goal_value is None else {"goal_value": self.agent.goal_value}
-        return {"model": self.model, "learner": self.learner, "behavior": self.behavior, **goals}
+        return {**self.begin.modules(self.model, self.learner), "behavior": self.behavior, **goals}
 
     def _trainers(self) -> dict[str, Trainer]:
         goals = {} if self.goal_trainer is None else {"goal_value": self.goal_trainer}
@@ -342,13 +351,10 @@ class Run:
                 "semantics": None if self.semantics is None else self.semantics.described,
                 "versions": versions(),
                 "commit": commit(),
+                **self.begin.meta(),
             }
-            save_checkpoint(
-                folder,
-                self._modules(),
-                {name: trainer.optimizer for name, trainer in self._trainers().items()},
-                meta,
-            )
+            optimizers = {name: trainer.optimizer for name, trainer in self._trainers().items()}
+            save_checkpoint(folder, self._modules() | self.begin.more(self.model), optimizers, meta)
             if best:
                 point(self.folder / "checkpoints" / "best", folder)
         if not best:
@@ -366,6 +372,7 @@ class Run:
             return
         folder = find_checkpoint(self.folder / "checkpoints" / "last")
         meta = read_meta(folder)
+        self.begin.require_same(meta, folder)
         for name, module in self._modules().items():
             load_module(folder, name, module)
         for name, trainer in self._trainers().items():

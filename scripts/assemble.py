@@ -168,3 +168,15 @@ def evaluate_trained(config: DictConfig, name: str, agent, folder: Path, command
     )
     path = write_json(folder / "eval.json", result)
     console().print(format_table(result, {"results": path, "checkpoint": agent.path}))
+
+
+def caption_pool(config: dict, store, progress):
+    """The pool of captioned pictures, of the size of the episodes' in `store`, where a policy is co-trained on them; else
+    None."""
+    if not config["captions_weight"]:
+        return None
+    from envs.captions.batches import CaptionPool
+
+    size = next(iter(store.interface.cameras.values()), (64,))[0]
+    with progress.phase("captions", config["captions_pictures"], "pictures") as bar:
+        return CaptionPool(config["captions_pictures"], size, config["seed"], on_picture=lambda: bar.advance(1))

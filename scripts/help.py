@@ -21,7 +21,7 @@ def verbs() -> dict[str, str]:
         head, _, what = " ".join(words.split()).partition(": ")
         if head == f"worldmodel {path.stem}":
             found[path.stem] = what
-    order = ["train", "evaluate", "record", "collect", "imagine", "imitate"]
+    order = ["train", "evaluate", "record", "collect", "imagine", "imitate", "adapt", "improve"]
     return {
         name: found[name] for name in sorted(found, key=lambda name: (name not in order, [*order, name].index(name)))
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import evaluate_trained
+from scripts.assemble import caption_pool, evaluate_trained
 from scripts.help import console
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.train import env_of, is_first_process, settings_of
@@ -47,7 +47,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     store = EpisodeStore.open(config.data)
     try:
         knows_env = "env" in store.meta or any(override.startswith("env.") for override in overrides)
-        run = ImitationRun(plain, folder, store, progress, fabric, _captions(plain, store, progress))
+        run = ImitationRun(plain, folder, store, progress, fabric, caption_pool(plain, store, progress))
         try:
             if config.resume:
                 run.restore()
@@ -65,17 +65,6 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         )
         return
     evaluate_trained(config, "vla", agent, folder, ["worldmodel imitate", *overrides], progress)
-
-
-def _captions(config: dict, store, progress):
-    """The pool of captioned pictures, where the policy is co-trained on them."""
-    if not config["captions_weight"]:
-        return None
-    from envs.captions.batches import CaptionPool
-
-    size = next(iter(store.interface.cameras.values()), (64,))[0]
-    with progress.phase("captions", config["captions_pictures"], "pictures") as bar:
-        return CaptionPool(config["captions_pictures"], size, config["seed"], on_picture=lambda: bar.advance(1))
 
 
 if __name__ == "__main__":

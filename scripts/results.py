@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.adapt_methods import table as adaptation_table
+
 ROOT = Path(__file__).parents[1]
 BEGIN_PROFILE, BEGIN_ABLATIONS = "<!-- profile: made likewise -->", "<!-- ablations: made likewise -->"
+BEGIN_ADAPTATION = "<!-- adaptation: made likewise -->"
 BEGIN, END = "<!-- results: made by `python -m scripts.results` -->", "<!-- end of results -->"
 
 
@@ -151,7 +154,11 @@ def main() -> None:
         draw_curve(path)
     pages = {
         ROOT / "README.md": [(BEGIN, table(folder))],
-        folder / "README.md": [(BEGIN_PROFILE, profile_table(folder)), (BEGIN_ABLATIONS, ablation_table(folder))],
+        folder / "README.md": [
+            (BEGIN_PROFILE, profile_table(folder)),
+            (BEGIN_ABLATIONS, ablation_table(folder)),
+            (BEGIN_ADAPTATION, adaptation_table(folder / "adaptation")),
+        ],
     }
     for path, tables in pages.items():
         page = path.read_text()

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from scripts import settings
 
 TRACEBACK = "WORLDMODEL_TRACEBACK"
+RESUMABLE = ("train", "imitate", "adapt", "improve")
 
 
 def verb(name: str) -> Callable[[Callable], Callable[[], None]]:
@@ -110,7 +111,7 @@ class _Run:
 
     def farewell(self, name: str) -> str:
         """What to say after Ctrl-C."""
-        if name in ("train", "imitate") and self.folder is not None and (self.folder / "config.yaml").is_file():
+        if name in RESUMABLE and self.folder is not None and (self.folder / "config.yaml").is_file():
             return f"stopped. To go on: worldmodel {name} resume=true run={self.folder}"
         return "stopped."
 

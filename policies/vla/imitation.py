@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policies.adaptation import Scratch
 from policies.schedule import UPDATES_PER_CHUNK, chunk_seed
 from policies.vla.agent import KIND, VLAAgent
 from policies.vla.captions import CaptionBatch, CaptionHead
@@ -77,13 +78,24 @@ class ImitationRun:
         fabric: a launched `lightning_fabric.Fabric`.
         captions: with `pictures` uint8 `[P, H, W, 3]` and `draw(count, seed)` (`envs.captions.batches.CaptionPool`); None
             where `captions_weight` is 0.
+        begin: what there is to begin from; its statistics stay.
 
     Raises:
         ValueError: no demonstration is left, one has no instruction, or the captions' pictures are of another size.
         EncoderError: there is no encoder that reads text.
     """
 
-    def __init__(self, config: dict, folder: Path, store: EpisodeStore, progress: Progress, fabric, captions=None):
+    def __init__(
+        self,
+        config: dict,
+        folder: Path,
+        store: EpisodeStore,
+        progress: Progress,
+        fabric,
+        captions=None,
+        begin: Scratch | None = None,
+    ):
+        self.begin = begin or Scratch()
         self.config, self.folder, self.store, self.fabric = config, Path(folder), store, fabric
         self.progress, self.captions = progress, captions
         self.first, self.updates = fabric.is_global_zero, 0
@@ -94,13 +106,14 @@ class ImitationRun:
                 f"{sorted(set(store.interface.cameras.values()))}: set captions_weight=0"
             )
         torch.manual_seed(config["seed"])
-        statistics = Statistics.of_store(store, demonstrations(store, "train", config["successful"]))
-        self.agent = VLAAgent.new(store.interface, config, statistics)
+        chosen = demonstrations(store, "train", config["successful"])
+        self.agent = self.begin.agent
+        if self.agent is None:
+            self.agent = VLAAgent.new(store.interface, config, Statistics.of_store(store, chosen))
         # What acts is the average of the weights that are trained.
         self.model = self.agent.model.requires_grad_(False).eval().to(fabric.device)
         learner = copy.deepcopy(self.model)
-        for parameter in learner.parameters():
-            parameter.requires_grad_(True)
+        self.begin.free(learner)
         self.learner = Imitation(learner, config["captions_weight"])
         self.trainer = Trainer(fabric, self.learner, OptimizerConfig(**config["optimizer"]), config["updates"])
         if self.model.adapters is None:
@@ -216,8 +229,9 @@ class ImitationRun:
                 "data": {"folder": str(self.store.folder), "episodes": len(self.store)},
                 "versions": versions(),
                 "commit": commit(),
+                **self.begin.meta(),
             }
-            modules = {"model": self.model, "learner": self.learner}
+            modules = self.begin.modules(self.model, self.learner) | self.begin.more(self.model)
             folder = self.folder / "checkpoints" / f"{self.updates:06d}"
             save_checkpoint(folder, modules, {"learner": self.trainer.optimizer}, meta)
         self.fabric.barrier()
@@ -241,8 +255,9 @@ class ImitationRun:
                 f"the demonstrations in {self.store.folder} have changed since {folder} was written: restore them, or "
                 "begin a new run"
             )
-        load_module(folder, "model", self.model)
-        load_module(folder, "learner", self.learner)
+        self.begin.require_same(meta, folder)
+        for name, module in self.begin.modules(self.model, self.learner).items():
+            load_module(folder, name, module)
         load_optimizer(folder, "learner", self.trainer.optimizer)
         self.updates = self.trainer.updates = meta["updates"]
         self.seconds = meta["seconds"]

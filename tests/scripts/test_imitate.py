@@ -36,10 +36,17 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_a_policy_is_trained_and_evaluated_again(made):
+@pytest.fixture(scope="module")
+def trained(made):
+    """The same folder, with a policy's run."""
     common = (f"data={made / 'data'}", f"vision_language.name={made / 'encoder'}", "successful=false", *TINY)
     code, _, errors = run("imitate", *common, f"run={made / 'run'}", "updates=2", "instruction=the pole hangs down")
     assert code == 0, errors
+    return made
+
+
+def test_a_policy_is_trained_and_evaluated_again(trained):
+    made = trained
     result = json.loads((made / "run" / "eval.json").read_text())
     assert result["policies"]["vla"]["execution"]["predictions"] >= 1 and result["context"]["policy"] == "vla"
 
@@ -49,3 +56,15 @@ def test_a_policy_is_trained_and_evaluated_again(made):
     assert json.loads((made / "again" / "eval.json").read_text())["policies"]["vla"]["execution"]["predictions"] >= 3
     code, _, errors = run(*again[:2], "policy=actor", "eval.baselines=[]")
     assert code == 1 and "policy=vla" in errors
+
+
+def test_a_policy_is_adapted_and_evaluated(trained):
+    folder, data = trained / "adapt", f"data={trained / 'data'}"
+    own = ("updates=2", "successful=false", "instruction=the pole hangs down", "eval.episodes=1", "eval.baselines=[]")
+    adapt = ("adapt", f"checkpoint={trained / 'run'}", data, f"run={folder}", "adapter=separate", "encoder_rank=2")
+    code, out, errors = run(*adapt, *own)
+    assert code == 0 and "lora: " in out, errors
+    assert json.loads((folder / "adapt.json").read_text())["method"]["encoder_rank"] == 2
+    assert json.loads((folder / "eval.json").read_text())["context"]["policy"] == "vla"
+    code, _, errors = run("adapt", data)
+    assert code == 1 and "give checkpoint=" in errors

@@ -12,9 +12,11 @@ from scripts.help import verbs
 from scripts.results import (
     BEGIN,
     BEGIN_ABLATIONS,
+    BEGIN_ADAPTATION,
     BEGIN_PROFILE,
     ROOT,
     ablation_table,
+    adaptation_table,
     draw_curve,
     number,
     profile_table,
@@ -24,6 +26,7 @@ from scripts.results import (
 
 KEYS = {"claim", "command", "machine", "commit", "versions", "seeds", "values", "mean", "interval", "bar", "met"}
 RESULTS = sorted((ROOT / "results").glob("*.json")) + sorted((ROOT / "results" / "ablations").glob("*.json"))
+RESULTS += sorted((ROOT / "results" / "adaptation").glob("*/*.json"))
 
 
 def test_the_readmes_table_is_made_from_the_results():
@@ -31,6 +34,7 @@ def test_the_readmes_table_is_made_from_the_results():
         (ROOT / "README.md", table(ROOT / "results"), BEGIN),
         (ROOT / "results" / "README.md", profile_table(ROOT / "results"), BEGIN_PROFILE),
         (ROOT / "results" / "README.md", ablation_table(ROOT / "results"), BEGIN_ABLATIONS),
+        (ROOT / "results" / "README.md", adaptation_table(ROOT / "results" / "adaptation"), BEGIN_ADAPTATION),
     ):
         text = page.read_text()
         assert with_table(text, made, begin) == text, f"{page}: run python -m scripts.results"
