@@ -100,6 +100,7 @@ def _run(arguments: list[str]) -> None:
     """What `python` does with a module or a file."""
     if arguments[0] == "-m":
         sys.argv, sys.path[0] = arguments[1:], os.getcwd()
+        sys.modules.pop(arguments[1], None)  # it becomes `__main__`, as if nobody had imported it
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).resolve().parent)

@@ -8,14 +8,15 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
+from fork_server import Started
 from rich.console import Console
 from tiny_encoder import make_tiny_encoder
 
@@ -29,15 +30,15 @@ from worldmodel.metrics import read_metrics
 from worldmodel.progress import Progress
 from worldmodel.trainer import Diverged
 
-ROOT = Path(__file__).parents[2]
 TINY = [
-    "preset=debug", "env.image_size=16", "training.collect.steps=120", "training.pretrain.updates=130",
+    "preset=debug", "env.image_size=16", "training.collect.steps=120", "training.pretrain.updates=102",
     "training.imagine.updates=6", "training.online.steps=60", "training.validation_episodes=1", "eval.episodes=1",
     "eval.max_steps=10", "logging.checkpoint_minutes=0", "logging.wandb=disabled", "env.max_episode_steps=30",
     "logging.video_every=0", "planner.samples=16", "planner.elites=4", "planner.proposals=2",
 ]  # fmt: skip
 
 
+@cache
 def configured(*overrides: str) -> dict:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
@@ -52,7 +53,7 @@ def configured(*overrides: str) -> dict:
 
 
 def run(folder: Path, *overrides: str, progress: Progress | None = None) -> dict | None:
-    config = configured(*overrides)
+    config = deepcopy(configured(*overrides))
     make = {key: value for key, value in config["env"].items()}
     shown = progress or Progress(quiet=True)
     return train(config, folder, partial(envs.make_vector, **make), partial(envs.make, **make), shown)
@@ -75,6 +76,17 @@ def unbroken(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def unseen(monkeypatch):
+    """Of runs whose numbers count, nothing is filmed or drawn."""
+
+    def refuse(*_):
+        raise ValueError("not filmed")
+
+    monkeypatch.setattr("policies.finish.film_policy", refuse)
+    monkeypatch.setattr("policies.finish.draw_curves", lambda *_, **__: None)
+
+
 def test_a_run_leaves_everything_that_it_promises(unbroken):
     for name in ("config.yaml", "versions.json", "metrics.jsonl", "eval.json", "curves.png", "videos/final.mp4"):
         assert (unbroken / name).stat().st_size > 0, name
@@ -85,12 +97,12 @@ def test_a_run_leaves_everything_that_it_promises(unbroken):
     assert find_checkpoint(unbroken).name.isdigit()
 
 
-def test_the_same_seed_gives_the_same_numbers(unbroken, tmp_path):
+def test_the_same_seed_gives_the_same_numbers(unbroken, unseen, tmp_path):
     run(tmp_path / "again")
     assert numbers(tmp_path / "again") == numbers(unbroken)
 
 
-def test_latents_are_standardised_by_the_episodes_that_training_began_with(tmp_path, monkeypatch):
+def test_latents_are_standardised_by_the_episodes_that_training_began_with(unseen, tmp_path, monkeypatch):
     drawn, frames = [], Run._frames
 
     def remembered(self, sampler, count=None):
@@ -103,63 +115,69 @@ def test_latents_are_standardised_by_the_episodes_that_training_began_with(tmp_p
     assert grown > began and all(max(episodes) < began for episodes, _ in drawn)
 
 
-@pytest.mark.parametrize("delay", [-1.0, 0.0, 2.5])
-def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, tmp_path, delay):
-    folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "scripts.train", *TINY, f"run={folder}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    # -1: before the first checkpoint, while the first episodes are collected
-    last = folder / "checkpoints" / "last" if delay >= 0 else folder / "data" / "index.jsonl"
-    limit = time.monotonic() + 90
-    while not last.exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.05)
-    time.sleep(max(delay, 0))
-    os.killpg(process.pid, signal.SIGKILL)
-    error = process.communicate()[1]
-    assert last.exists(), error.decode()
+def latest(checkpoints: Path) -> int:
+    return max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
 
+
+def kill(folder: Path, reached: Callable[[], bool], *overrides: str, delay: float = 0.0) -> None:
+    """Train in a process of its own; kill it `delay` seconds after it has come so far."""
+    process, limit = Started("-m", "scripts.train", *TINY, f"run={folder}", *overrides), time.monotonic() + 120
+    while not reached() and not process.ended and time.monotonic() < limit:
+        time.sleep(0.02)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, _, errors = process.wait()
+    assert reached(), errors
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_numbers(unbroken, unseen, tmp_path):
+    """Thrice: each time what the last kill left is gone on with."""
+    folder = tmp_path / "killed"
+    checkpoints = folder / "checkpoints"
+    # Before the first checkpoint, while the first episodes are collected; at the first; somewhere in the online rounds.
+    kill(folder, (folder / "data" / "index.jsonl").exists)
+    kill(folder, (checkpoints / "last").exists, "resume=true")
+    kill(folder, lambda: latest(checkpoints) >= 7, "resume=true", delay=0.3)
     run(folder, "resume=true")
     assert numbers(folder) == numbers(unbroken)
     mine, theirs = weights(folder), weights(unbroken)
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("chunk", [3, 5, 6])
-def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbroken, tmp_path, monkeypatch, chunk):
+def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbroken, unseen, tmp_path, monkeypatch):
     folder, do = tmp_path / "stopped", Run._do
+    for chunk in (3, 5, 6):
 
-    def stop(self, *arguments):
-        if self.chunk == chunk:
-            raise KeyboardInterrupt
-        do(self, *arguments)
+        def stop(self, *arguments, chunk=chunk):
+            if self.chunk == chunk:
+                raise KeyboardInterrupt
+            do(self, *arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Run, "_do", stop)
-        run(folder)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Run, "_do", stop)
+            run(folder, f"resume={str(folder.exists()).lower()}")
     run(folder, "resume=true")
     assert numbers(folder) == numbers(unbroken)
 
 
-def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(unseen, tmp_path, monkeypatch):
     looks = f"vision_language.name={make_tiny_encoder(tmp_path / 'encoder')}"
     log, minutes = io.StringIO(), itertools.count(0, 60)  # so slow that a log gets every line
-    run(tmp_path / "unbroken", looks, progress=Progress(Console(file=log, width=200), clock=lambda: next(minutes)))
+    few = "training.pretrain.updates=10"
+    run(tmp_path / "unbroken", looks, few, progress=Progress(Console(file=log, width=200), clock=lambda: next(minutes)))
     filling = re.findall(r"^features  (\d+)/(\d+) frames", log.getvalue(), re.MULTILINE)
     assert len(set(filling)) == 3 and all(done == total for done, total in filling)  # of random steps and two rounds
     folder, do = tmp_path / "stopped", Run._do
 
     def stop(self, *arguments):
         do(self, *arguments)
-        if self.chunk == 5:  # its episodes and their features are there, and no checkpoint knows of them
+        if self.chunks[self.chunk].kind == "act":  # no checkpoint knows of its episodes and their features
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Run, "_do", stop)
-        run(folder, looks)
-    run(folder, "resume=true", looks)
+        run(folder, looks, few)
+    run(folder, "resume=true", looks, few)
     assert numbers(folder) == numbers(tmp_path / "unbroken")
     assert any("model/semantic" in line for line in numbers(folder))
     features = [sorted((name / "data" / "features").rglob("values.bin")) for name in (folder, tmp_path / "unbroken")]
@@ -170,12 +188,12 @@ def test_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):
     with pytest.raises(Diverged, match="the last good checkpoint is .*checkpoints"):
         run(tmp_path / "run", "training.optimizer.learning_rate=1e18", "training.optimizer.warmup=120")
     meta = read_meta(find_checkpoint(tmp_path / "run"))
-    assert meta["updates"]["model"] < 130
+    assert meta["updates"]["model"] < 102
     good = Agent.load(tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in good.model.parameters())
 
 
-def test_offline_training_leaves_the_data_as_it_is(unbroken, tmp_path):
+def test_offline_training_leaves_the_data_as_it_is(unbroken, unseen, tmp_path):
     data = unbroken / "data"
     before = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
     run(tmp_path / "offline", f"data={data}", "training.pretrain.updates=20", "training.online.rounds=1")
