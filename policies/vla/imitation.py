@@ -85,6 +85,8 @@ class ImitationRun:
         EncoderError: there is no encoder that reads text.
     """
 
+    PHASE, NOTED = "imitate", ("action", "caption")  # how metrics call it, and what of them stands beside the bar
+
     def __init__(
         self,
         config: dict,
@@ -114,12 +116,16 @@ class ImitationRun:
         self.model = self.agent.model.requires_grad_(False).eval().to(fabric.device)
         learner = copy.deepcopy(self.model)
         self.begin.free(learner)
-        self.learner = Imitation(learner, config["captions_weight"])
+        self.learner = self._losses(learner)
         self.trainer = Trainer(fabric, self.learner, OptimizerConfig(**config["optimizer"]), config["updates"])
         if self.model.adapters is None:
             self._cache_features()
         self.metrics = MetricsLogger(self.folder, config["logging"]["wandb"], config) if self.first else None
         self.averages, self.saved = Averages(), time.monotonic()
+
+    def _losses(self, learner: VLA) -> Imitation:
+        """What is minimised."""
+        return Imitation(learner, self.config["captions_weight"])
 
     def go(self) -> VLAAgent:
         """Do every update that is left; returns the agent, whose checkpoint is the last.
@@ -129,7 +135,7 @@ class ImitationRun:
         """
         total = self.config["updates"]
         self.learner.train()
-        with self.progress.phase("imitate", total, "updates", start=self.updates) as bar:
+        with self.progress.phase(self.PHASE, total, "updates", start=self.updates) as bar:
             while self.updates < total:
                 began = time.monotonic()
                 self._chunk(min(UPDATES_PER_CHUNK, total - self.updates), bar)
@@ -168,21 +174,26 @@ class ImitationRun:
     def _log(self, bar) -> None:
         means = self.averages.pop()
         if self.first and means:
-            self.metrics.log(self.updates, 0, "imitate", **means)
-            bar.note("  ".join(f"{name} {means[name]:.3g}" for name in ("action", "caption") if name in means))
+            self.metrics.log(self.updates, 0, self.PHASE, **means)
+            bar.note("  ".join(f"{name} {means[name]:.3g}" for name in self.NOTED if name in means))
 
     def _validate(self) -> None:
-        """The error of the predicted actions on episodes that are not trained on."""
+        """Measure on episodes that are not trained on."""
         if not self.first or len(self.store) < 2:
             return
         try:
             sampler = self._sampler("held_out", HELD_OUT, self.config["seed"])
         except ValueError:  # none of the held-out episodes succeeded
             return
-        chunks, generator = sampler.sample(), torch.Generator(self.model.device).manual_seed(self.config["seed"])
-        errors = action_error(self.model, chunks, generator)
-        self.metrics.log(self.updates, 0, "imitate", held_out_error=errors)
-        self.progress.line(f"update {self.updates}: mean error of held-out actions {errors:.3f}")
+        found = self._measures(sampler.sample())
+        self.metrics.log(self.updates, 0, self.PHASE, **found)
+        told = (f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.items())
+        self.progress.line(f"update {self.updates}: {', '.join(told)}")
+
+    def _measures(self, chunks: Chunks) -> dict[str, float]:
+        """The mean error of the predicted actions on held-out steps."""
+        generator = torch.Generator(self.model.device).manual_seed(self.config["seed"])
+        return {"held_out_error": action_error(self.model, chunks, generator)}
 
     def _sampler(self, split: str, batch_size: int, seed: int) -> ChunkSampler:
         config = self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from test_agent import PLANNER, agent_for
 from vla_parts import HANG, INTERFACE, PUSH, SIZE, make_agent
 
+from policies.objectives import source_of
 from policies.planners import PlanningError
 from policies.policy import Policy
 from policies.vla import ChunkPolicy, ProposePolicy
 from policies.vla.proposals import load_world_model
 from worldmodel.checkpoint import save_checkpoint
+from worldmodel.imagination import imagine
 
 
 class First:
@@ -107,11 +110,18 @@ def test_the_best_proposal_of_each_row_is_executed(request, head, world):
     assert report["imagined_gain"] == pytest.approx(float(expected), abs=1e-6) and report["predictions"] == 1
 
 
-def test_rows_that_begin_anew_are_judged_on_their_own_and_by_their_own_sentence(flow, world):
-    judge = First()
-    run(judged(ProposePolicy(agent=flow, n_action_steps=4, world_model=world, proposals=3), judge), 5, restart=2)
-    assert judge.told == [[PUSH, HANG]] * 3 + [[HANG], [PUSH]]  # at both resets and for every chunk
-    assert [len(shown) for shown in judge.shown] == [2, 1, 1]
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rows_that_begin_anew_are_judged_on_their_own_and_by_their_own_sentence(flow, world, compiled):
+    judge, acted = First(), []
+    for judge.compile in (False, compiled):
+        judge.told.clear(), judge.shown.clear()
+        policy = ProposePolicy(agent=flow, n_action_steps=4, world_model=world, proposals=3)
+        acted.append(run(judged(policy, judge), 5, restart=2))
+    rows = 2 if compiled else 1  # a compiled step is made for one number of rows: those that are due are repeated
+    assert judge.told == [[PUSH, HANG]] * 3 + [[HANG] * rows, [PUSH] * rows]  # at both resets and for every chunk
+    assert [len(shown) for shown in judge.shown] == [2, rows, rows]
+    assert policy.report()["predictions"] == 3 and len(policy.changed) == 4
+    np.testing.assert_array_equal(*acted)
 
 
 def test_planning_goes_on_from_the_best_proposal(flow, world):
@@ -150,6 +160,27 @@ def test_a_real_world_model_follows_what_was_executed_and_repeats_itself(flow, w
         believed.see(see(step))
         believed.previous = torch.from_numpy(acted[0][step])
     torch.testing.assert_close(believed.memory.belief, policies[0].inside.memory.belief, atol=1e-5, rtol=1e-5)
+
+
+def test_a_penalty_on_disagreement_chooses_what_the_heads_agree_about(flow, world):
+    objective = {"name": "reward", "disagreement_penalty": 1e6}
+    policy = ProposePolicy(agent=flow, n_action_steps=4, world_model=world, proposals=6, objective=objective)
+    actions = run(policy, 1)[0]
+    proposed = flow.propose(see(0), [PUSH, HANG], 6, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        dream = imagine(world.model, policy.inside.memory, proposed.flatten(0, 1), 4, 6)
+    reached = (world.behavior.config.discount * dream.continues).cumprod(1)
+    weights = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], 1)
+    best = (weights * dream.disagreement).sum(1).view(2, 6).argmin(1)
+    np.testing.assert_allclose(actions, proposed[torch.arange(2), best, 0].numpy(), atol=1e-6)
+
+
+def test_other_objectives_can_be_penalised_too(world, monkeypatch):
+    asked = SimpleNamespace(objective=lambda observation: "the sentence")
+    monkeypatch.setattr("policies.objectives.Sentences", lambda agent, text: asked)
+    assert source_of(world, {"name": "instruction"}) is asked
+    penalised = source_of(world, {"name": "instruction", "disagreement_penalty": 2.0}).objective({})
+    assert (penalised.objective, penalised.penalty) == ("the sentence", 2.0)
 
 
 def test_a_world_model_of_another_env_is_refused(flow, tmp_path):
