@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from scripts.kernel_report import COMMITTED, ROOT, measure, part
 from worldmodel.kernels.cases import CASES, SHAPES, Calls, compulsory_bytes
-from worldmodel.kernels.machine_code import blocks_per_sm, compiling, violations
+from worldmodel.kernels.machine_code import ARCHITECTURES, blocks_per_sm, compiling, violations
 
 KERNEL = {
     "registers": 100, "spill_bytes": 0, "stack": 0, "shared_memory": 32768, "warps": 4, "stages": 2, "blocks_per_sm": 5,
@@ -31,11 +31,19 @@ def facts(kernel: dict | None = None, operation: dict | None = None, triton: str
     return {"triton": triton, "cases": {"c": {"90": sections}}}
 
 
-# Minutes where other processes have the cores; Triton keeps what it compiled for the next time.
+# Minutes where other processes have the cores; Triton keeps what it compiled for the next time. Every case is compiled
+# and counted for one architecture; for the others, which the same launching code decides for, with the slow tests.
 @pytest.mark.timeout(900)
-def test_nothing_is_worse_than_committed():
-    measured, committed = measure(), json.loads(COMMITTED.read_text())
-    assert violations(measured, committed) == []
+@pytest.mark.parametrize("architectures", [[90], pytest.param([80, 100], marks=pytest.mark.slow)])
+def test_nothing_is_worse_than_committed(architectures):
+    measured, committed = measure(architectures=architectures), json.loads(COMMITTED.read_text())
+    assert violations(measured, part(committed, None, architectures)) == []
+
+
+def test_every_architecture_has_its_facts():
+    for name, case in json.loads(COMMITTED.read_text())["cases"].items():
+        assert sorted(map(int, case)) == sorted(ARCHITECTURES), name
+        assert all(sections["kernels"] and sections["operations"] for sections in case.values()), name
 
 
 def test_every_operation_has_a_case():
