@@ -45,7 +45,8 @@ class Judge:
             ])  # fmt: skip
 
     def objective(self, observation: Observation) -> Objective:
-        """Of the episodes that an observation of B rows is from; raises ValueError where it does not say what is wanted."""
+        """Of the episodes that an observation of B rows is from; raises ValueError where it does not say what is
+        wanted."""
         return self.source.objective(observation)
 
     def score(self, memory: Memory, objective: Objective, actions: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ class Source(Protocol):
 
 
 class Rewards:
-    """As much reward as possible, in every episode: the agent's critic, where it was trained, stands for what comes after a
-    plan.
+    """As much reward as possible, in every episode: the agent's critic, where it was trained, stands for what comes
+    after a plan.
 
     Args:
         agent: whose critic.
-        disagreement_penalty: what one unit of the ensemble's spread costs, in standard deviations of reward; None is what
-            it cost the actor in training.
+        disagreement_penalty: what one unit of the ensemble's spread costs, in standard deviations of reward; None is
+            what it cost the actor in training.
     """
 
     def __init__(self, agent: Agent, disagreement_penalty: float | None = None):

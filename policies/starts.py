@@ -45,8 +45,8 @@ def start_memories(
 
 @torch.no_grad()
 def memories_at(model, store: EpisodeStore, episodes: np.ndarray, steps: np.ndarray) -> Memory:
-    """Memories of B moments, `steps` of `episodes` (int `[B]`), each with the last frames before it that the model's window
-    holds, where the episode has so many.
+    """Memories of B moments, `steps` of `episodes` (int `[B]`), each with the last frames before it that the model's
+    window holds, where the episode has so many.
 
     Raises:
         StoreDamaged, FeaturesMissing: an episode can't be read.

@@ -1,8 +1,8 @@
-"""Does the model know when it is wrong? `python -m scripts.calibration checkpoint=<run folder> [data=<folder>] [horizon=15]
-[windows=256] [context=8] [seeds=0,1,2]`.
+"""Does the model know when it is wrong? `python -m scripts.calibration checkpoint=<run folder> [data=<folder>]
+[horizon=15] [windows=256] [context=8] [seeds=0,1,2]`.
 
-Dreams held-out episodes under their own actions, compares the disagreement of the transition heads with the real error at each
-horizon, and writes `calibration.json` and `calibration.png` into the checkpoint's run folder.
+Dreams held-out episodes under their own actions, compares the disagreement of the transition heads with the real error
+at each horizon, and writes `calibration.json` and `calibration.png` into the checkpoint's run folder.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main() -> None:
     values = [float(np.mean([at["spearman"] or 0.0 for at in report])) for report in reports]
     folder = agent.path.parents[1] if agent.path.parent.name == "checkpoints" else agent.path
     result = result_json(
-        f"{agent.config['env']['id']}: rank correlation of the transition heads' disagreement with the real open-loop error "
-        f"of held-out episodes, mean over 1 to {sizes['horizon']} steps",
+        f"{agent.config['env']['id']}: rank correlation of the transition heads' disagreement with the real open-loop "
+        f"error of held-out episodes, mean over 1 to {sizes['horizon']} steps",
         " ".join(["python -m scripts.calibration", *sys.argv[1:]]),
         seeds,
         values,

@@ -1,4 +1,5 @@
-"""worldmodel improve: train a policy's head in a world model's imagination, close to the demonstrations, and evaluate it."""
+"""worldmodel improve: train a policy's head in a world model's imagination, close to the demonstrations, and evaluate
+it."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ SHARED = ("env", "eval", "vla", "vision_language")  # what the policy's run says
 
 @verb("improve")
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Train in `folder`, from the policy's weights or, with `resume`, from the run's last checkpoint under its own settings;
-    write `folder/eval.json`."""
+    """Train in `folder`, from the policy's weights or, with `resume`, from the run's last checkpoint under its own
+    settings; write `folder/eval.json`."""
     if config.resume:
         config = merge_with_saved(settings_of(folder), config, overrides)
     elif is_first_process() and (folder / "config.yaml").exists():

@@ -1,4 +1,5 @@
-"""Does a world model know when it is wrong? The disagreement of its transition heads against the real error of its dreams."""
+"""Does a world model know when it is wrong? The disagreement of its transition heads against the real error of its
+dreams."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class Foreseen:
     """How wrong dreams were expected to be, and how wrong they were, in units of the latent.
 
     Attributes:
-        predicted: standard deviation that the heads give each of P numbers h steps ahead, `[B, H, P]`: the root of the sum
-            of the steps' variances, as if the steps' errors were independent.
+        predicted: standard deviation that the heads give each of P numbers h steps ahead, `[B, H, P]`: the root of the
+            sum of the steps' variances, as if the steps' errors were independent.
         error: what is dreamt less what was encoded, `[B, H, P]`.
         alive: bool `[B, H]`, false behind an episode's end.
     """
@@ -67,15 +68,16 @@ def pooled(parts: Sequence[Foreseen]) -> Foreseen:
 
 
 def calibration(foreseen: Foreseen, quantiles: int = QUANTILES) -> list[dict[str, Any]]:
-    """For each of the H horizons, what the disagreement says of the error; both as root mean squares over the P numbers.
+    """For each of the H horizons, what the disagreement says of the error; both as root mean squares over the P
+    numbers.
 
     Returns:
-        `horizon` (steps), `windows` (alive there), `spearman` (rank correlation of disagreement and error over windows: 1 if
-        the heads order windows by how wrong the dream will be, 0 if they know nothing; None where either never changes),
-        `predicted`, `error` (root mean squares over windows), `scale` (error / predicted: above 1 for heads that are too
-        sure), `quantiles` (of windows by disagreement, the mean `predicted` and `error` of each group, as in Guo et al. 2017,
-        figure 1, for a regression), `coverage` (share of numbers whose error is within 1 and 2 predicted standard
-        deviations; of a calibrated normal distribution `NOMINAL`).
+        `horizon` (steps), `windows` (alive there), `spearman` (rank correlation of disagreement and error over windows:
+        1 if the heads order windows by how wrong the dream will be, 0 if they know nothing; None where either never
+        changes), `predicted`, `error` (root mean squares over windows), `scale` (error / predicted: above 1 for heads
+        that are too sure), `quantiles` (of windows by disagreement, the mean `predicted` and `error` of each group, as
+        in Guo et al. 2017, figure 1, for a regression), `coverage` (share of numbers whose error is within 1 and 2
+        predicted standard deviations; of a calibrated normal distribution `NOMINAL`).
 
     Raises:
         ValueError: at some horizon there are fewer windows than quantiles.
@@ -85,8 +87,8 @@ def calibration(foreseen: Foreseen, quantiles: int = QUANTILES) -> list[dict[str
         alive = foreseen.alive[:, step]
         if alive.sum() < quantiles:
             raise ValueError(
-                f"{alive.sum()} windows of the held-out episodes are {step + 1} steps long, and {quantiles} are needed: ask "
-                "for more windows, a shorter horizon, or collect longer episodes"
+                f"{alive.sum()} windows of the held-out episodes are {step + 1} steps long, and {quantiles} are "
+                "needed: ask for more windows, a shorter horizon, or collect longer episodes"
             )
         predicted, error = foreseen.predicted[alive, step], foreseen.error[alive, step]
         spread, wrong = (np.sqrt(np.square(part).mean(1, dtype=np.float64)) for part in (predicted, error))
@@ -108,8 +110,8 @@ def calibration(foreseen: Foreseen, quantiles: int = QUANTILES) -> list[dict[str
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Spearman's rank correlation of two vectors `[n]`, ties sharing their mean rank (Spearman 1904); None where either is
-    constant."""
+    """Spearman's rank correlation of two vectors `[n]`, ties sharing their mean rank (Spearman 1904); None where either
+    is constant."""
     ranks = [_ranks(np.asarray(values)) for values in (x, y)]
     if any(rank.std() == 0 for rank in ranks):
         return None

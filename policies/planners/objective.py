@@ -139,8 +139,8 @@ class SentenceObjective:
 
 
 class CautiousObjective:
-    """Another objective, less the ensemble's disagreement (a standard deviation of the latent), averaged over the steps of
-    the plan: MOPO's penalty (Yu et al. 2020, equation 3) for objectives that are no sum of rewards.
+    """Another objective, less the ensemble's disagreement (a standard deviation of the latent), averaged over the steps
+    of the plan: MOPO's penalty (Yu et al. 2020) for objectives that are no sum of rewards.
 
     Args:
         objective: the other one.

@@ -44,8 +44,8 @@ class ActionHead(nn.Module, abc.ABC):
     def propose(
         self, tokens: Tensor, count: int, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Tensor:
-        """`count` different chunks `[B, K, H, A]` for the trunk's `tokens [B, N, W]`, in the actions' own units; may leave
-        [-1, 1].
+        """`count` different chunks `[B, K, H, A]` for the trunk's `tokens [B, N, W]`, in the actions' own units; may
+        leave [-1, 1].
 
         Args:
             temperature: how far they differ: 0 gives the same chunk K times, 1 what was learned.
@@ -153,9 +153,9 @@ class DiscreteHead(ActionHead):
     def propose(
         self, tokens: Tensor, count: int, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Tensor:
-        """The first takes each token's likeliest bin. The others draw theirs by the inverse of the distribution function,
-        each dimension at one quantile for the whole chunk: every token is distributed as it was learned, and a chunk stays
-        one motion, where tokens that are drawn apart would tremble."""
+        """The first takes each token's likeliest bin. The others draw theirs by the inverse of the distribution
+        function, each dimension at one quantile for the whole chunk: every token is distributed as it was learned, and
+        a chunk stays one motion, where tokens that are drawn apart would tremble."""
         logits = self.logits(tokens)
         likeliest = logits.argmax(-1)[:, None]
         if count == 1 or temperature == 0:

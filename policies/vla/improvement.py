@@ -1,5 +1,5 @@
-"""Improvement in imagination: the policy's own chunks, imagined by a world model, are learned as far as they turned out well,
-while it stays close to the demonstrations."""
+"""Improvement in imagination: the policy's own chunks, imagined by a world model, are learned as far as they turned out
+well, while it stays close to the demonstrations."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ from policies.vla.chunks import Chunks
 from policies.vla.imitation import Imitation, ImitationRun
 from policies.vla.model import VLA
 from policies.vla.proposals import require_same_task
+from worldmodel.adaptation import ADAPTER
+from worldmodel.checkpoint import read_meta
 from worldmodel.data import EpisodeStore
 from worldmodel.progress import Progress
 from worldmodel.vision_language.cache import FeatureCache
 
 Score = Callable[[Chunks, Tensor], Tensor]
-"""Scores `[B, K]` of chunks of actions `[B, K, H, A]` that begin where B steps of demonstrations are; higher is better."""
+"""Scores `[B, K]` of chunks of actions `[B, K, H, A]` that begin where B steps of demonstrations are; higher is
+better."""
 
 
 class Imagination:
     """Scores chunks by imagining them from steps of recorded episodes, with the history that a policy would have there.
 
     Args:
-        world: whose model imagines, and whose critic, where it has one and the objective is reward, stands for what follows.
+        world: whose model imagines, and whose critic, where it has one and the objective is reward, stands for what
+            follows.
         store: the episodes that the steps are of; a store of its own, for the world model's features lie there.
         objective: the config group `objective`. An instruction is what each episode was told.
         horizon: of a chunk's actions, how many are imagined.
@@ -69,13 +73,13 @@ class Imagination:
 
 
 def advantage_weights(scores: Tensor, beta: float, clip: float) -> Tensor:
-    """How much each of K chunks from the same start counts, `[B, K]`: exp(A / beta), at most `clip` (AWR, Peng et al. 2019,
-    equation 9 and section 5).
+    """How much each of K chunks from the same start counts, `[B, K]`: exp(A / beta), at most `clip` (AWR, Peng et al.
+    2019, algorithm 1, whose weights are clipped too).
 
-    The advantage A is the score less the mean over the group, the baseline of GRPO (Shao et al. 2024, section 4.1), in units
-    of the standard deviation within groups, taken over the whole batch: a start from which all chunks do alike then weighs
-    them alike, where GRPO's own unit, one for each group, would make much of nothing (Liu et al. 2025). NaN and infinite
-    scores weigh 0.
+    The advantage A is the score less the mean over the group, the baseline of GRPO (Shao et al. 2024, section 4.1), in
+    units of the standard deviation within groups, taken over the whole batch: a start from which all chunks do alike
+    then weighs them alike, where GRPO's own unit, one for each group, would make much of nothing (Liu et al. 2025). NaN
+    and infinite scores weigh 0.
 
     Args:
         scores: `[B, K]`.
@@ -92,9 +96,9 @@ def advantage_weights(scores: Tensor, beta: float, clip: float) -> Tensor:
 class Improvement(Imitation):
     """The loss of a policy's head on its own imagined chunks, and on demonstrations.
 
-    From every start the head, as it is now, proposes K chunks; they are imagined and scored; the head's own loss on each
-    (cross-entropy, or flow matching, which stands for the likelihood of a flow as in Zhang et al. 2025, energy-weighted flow
-    matching) counts by `advantage_weights`:
+    From every start the head, as it is now, proposes K chunks; they are imagined and scored; the head's own loss on
+    each (cross-entropy, or flow matching, which stands for the likelihood of a flow as in Zhang et al. 2025,
+    energy-weighted flow matching) counts by `advantage_weights`:
 
         sum w loss(proposed) / sum w  +  stay_close x loss(demonstrated)
 
@@ -127,8 +131,8 @@ class Improvement(Imitation):
     def forward(
         self, chunks: Chunks, generator: torch.Generator | None = None, captions: None = None
     ) -> dict[str, Tensor]:
-        """Scalars: `loss` and its parts `improve` and `action`; the mean score of the proposals (`imagined`), by how much
-        the best of each group surpasses its mean (`best_gain`), and the largest weight."""
+        """Scalars: `loss` and its parts `improve` and `action`; the mean score of the proposals (`imagined`), by how
+        much the best of each group surpasses its mean (`best_gain`), and the largest weight."""
         head, device = self.model.head, self.model.device
         with torch.no_grad():
             observation = {key: value.to(device) for key, value in chunks.observation.items()}
@@ -164,10 +168,15 @@ class HeadOnly(Scratch):
 
     def __init__(self, agent: VLAAgent):
         self.agent = agent
+        self.base = {} if agent.path is None else read_meta(agent.path)
 
     def free(self, learner: nn.Module) -> None:
         learner.requires_grad_(False)
         learner.head.requires_grad_(True)
+
+    def meta(self) -> dict:
+        """What was adapted before stays a part of the model: its prefix and its tuned encoder."""
+        return {ADAPTER: self.base[ADAPTER]} if ADAPTER in self.base else {}
 
 
 class ImprovementRun(ImitationRun):

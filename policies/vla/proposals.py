@@ -22,10 +22,11 @@ SAME = ("cameras", "state_dim", "action_dim", "discrete", "action_repeat", "fps"
 
 
 class ProposePolicy(ChunkPolicy):
-    """Acts with the best of several chunks that a vision-language-action policy proposes, as a world model imagines them.
+    """Acts with the best of several chunks that a vision-language-action policy proposes, as a world model imagines
+    them.
 
-    Several actions of a generative model of the demonstrations, and of these the best: BCQ (Fujimoto et al. 2019, equation
-    10), with a world model in place of its critic. Planning on from there, with the proposals among the samples, is
+    Several actions of a generative model of the demonstrations, and of these the best: BCQ (Fujimoto et al. 2019),
+    with a world model in place of its critic. Planning on from there, with the proposals among the samples, is
     TD-MPC2's use of its policy (Hansen et al. 2024).
 
     The belief follows every frame and every executed action, whether a chunk is due or not.
@@ -34,14 +35,15 @@ class ProposePolicy(ChunkPolicy):
         agent: the vision-language-action policy.
         world_model: a run folder or a checkpoint of `worldmodel train`, or what it holds; None only with planning=0.
         planning: rounds of imagination that a chunk gets. 0: the policy alone, which is `ChunkPolicy` to the bit. 1: K
-            proposals are imagined and the best is executed. 1 + n: then n rounds of the planner, which begins at the best
-            and has all proposals among its first candidates.
+            proposals are imagined and the best is executed. 1 + n: then n rounds of the planner, which begins at the
+            best and has all proposals among its first candidates.
         proposals: K.
         temperature: how far proposals differ, see `ActionHead.propose`.
-        planner: the options of a planner, with its `name`; the world model's own when None. Its `horizon` is how many of a
-            chunk's actions are imagined, all when None; the rest of the chunk stays as proposed. `planning` and `proposals`
-            stand for its own iterations and proposals.
-        objective: the config group `objective`; the world model's own when None. An instruction is what each row is told.
+        planner: the options of a planner, with its `name`; the world model's own when None. Its `horizon` is how many
+            of a chunk's actions are imagined, all when None; the rest of the chunk stays as proposed. `planning` and
+            `proposals` stand for its own iterations and proposals.
+        objective: the config group `objective`; the world model's own when None. An instruction is what each row is
+            told.
         interface, seed, instruction, n_action_steps, ensemble: see `ChunkPolicy`.
 
     Raises:
@@ -114,8 +116,8 @@ class ProposePolicy(ChunkPolicy):
         return actions
 
     def report(self) -> dict[str, float | int | None]:
-        """As `ChunkPolicy.report`, with `changed`, the share of chunks that are not the first proposal, and `imagined_gain`,
-        by how much the objective says they are better on average."""
+        """As `ChunkPolicy.report`, with `changed`, the share of chunks that are not the first proposal, and
+        `imagined_gain`, by how much the objective says they are better on average."""
         if self.inside is None:
             return super().report()
         known = (
@@ -182,12 +184,12 @@ def load_world_model(path: str | Path, device: torch.device | str = "cpu") -> Ag
 
 
 def require_same_task(policy: VLAAgent, world: Agent) -> None:
-    """Raise ValueError naming every respect in which a policy and a world model are not of the same env: its id, pictures,
-    state, actions, action repeat and control rate."""
+    """Raise ValueError naming every respect in which a policy and a world model are not of the same env: its id,
+    pictures, state, actions, action repeat and control rate."""
     differing = [
-        f"{name} {getattr(policy.interface, name)} of the policy and {getattr(world.interface, name)} of the world model"
+        f"{name} {mine} of the policy and {theirs} of the world model"
         for name in SAME
-        if getattr(policy.interface, name) != getattr(world.interface, name)
+        if (mine := getattr(policy.interface, name)) != (theirs := getattr(world.interface, name))
     ]
     ids = [agent.config.get("env", {}).get("id") for agent in (policy, world)]
     if None not in ids and ids[0] != ids[1]:

@@ -1,5 +1,5 @@
-"""The head learns what turned out well in imagination, stays as close to the demonstrations as it is told to, and can be
-stopped at any moment."""
+"""The head learns what turned out well in imagination, stays as close to the demonstrations as it is told to, and can
+be stopped at any moment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from policies.starts import memories_at
 from policies.vla import VLAAgent
 from policies.vla.chunks import ChunkSampler
 from policies.vla.improvement import Imagination, ImprovementRun, advantage_weights
+from worldmodel.adaptation import ADAPTER, Belongs, Merged, Method, attach, identity
+from worldmodel.checkpoint import read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore
 from worldmodel.progress import Progress
 
@@ -165,3 +167,21 @@ def test_mistakes_are_told(made, tmp_path):
         start(made, tmp_path, "flow", Imagination(other, made[0], {"name": "reward"}, 2))
     with pytest.raises(ValueError, match="objective.image"):
         Imagination(made[2], made[0], {"name": "goal_image"}, 2)
+
+
+def test_a_policy_that_was_adapted_is_loaded_after_its_improvement_too(made, tmp_path):
+    """A prefix is no part of an unadapted model: its checkpoint says that there is one."""
+    run = start(made, tmp_path / "base", "flow", updates=1)
+    finished(run)
+    agent = VLAAgent.load(tmp_path / "base")
+    names = attach(agent.model, Method("prefix", prefix_tokens=3))
+    belongs = Belongs.of(agent.model, Method("prefix", prefix_tokens=3), agent.path, identity(run.model))
+    meta = read_meta(agent.path) | {ADAPTER: belongs.to_dict()}
+    agent.path = save_checkpoint(tmp_path / "adapted" / "checkpoints" / "1", {"model": Merged(agent.model)}, {}, meta)
+    run = ImprovementRun(
+        run.config, tmp_path / "improved", made[0], run.progress, run.fabric, VLAAgent.load(agent.path), upwards
+    )
+    finished(run)
+    loaded = VLAAgent.load(tmp_path / "improved").model.state_dict()
+    assert any("prefix" in name for name in names) and any("prefix" in name for name in loaded)
+    assert all(torch.equal(value, loaded[name]) for name, value in run.model.state_dict().items())

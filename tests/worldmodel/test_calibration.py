@@ -88,10 +88,10 @@ def store(tmp_path_factory) -> EpisodeStore:
 
 
 def point(ensemble: int = 2) -> WorldModel:
-    """A model whose latent is the state, which moves 1.5 times as far as it should, and whose two heads differ by a fifth of
-    the action."""
-    config = ModelConfig(latent_dim=2, width=16, layers=1, heads=2, kv_heads=1, window=3, ensemble=ensemble, head_width=8,
-                         feature_width=8)  # fmt: skip
+    """A model whose latent is the state, which moves 1.5 times as far as it should, and whose two heads differ by a
+    fifth of the action."""
+    config = ModelConfig(latent_dim=2, width=16, layers=1, heads=2, kv_heads=1, window=3, ensemble=ensemble,
+                         head_width=8, feature_width=8)  # fmt: skip
     model = WorldModel(INTERFACE, config)
     model.encode = lambda observation: observation["state"][..., None, :]
 
