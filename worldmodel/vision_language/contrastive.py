@@ -19,7 +19,9 @@ from worldmodel.vision_language.preprocessing import Preprocessing
 
 WORD = re.compile(r"[a-z]+")
 LONGEST = 28  # words of a sentence
-UNKNOWN_WORDS = 0.03  # of the words in training become the unknown one, as which words that were never seen arrive
+UNKNOWN_WORDS = (
+    0.3  # at most, of the words of half of all sentences, become the unknown one, as words never seen arrive
+)
 MEAN = STD = (0.5, 0.5, 0.5)
 _WAVES = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0])  # half turns over the grid
 _WARMUP = 100  # updates, at most
@@ -250,7 +252,8 @@ class Pretraining:
         words = self.tokenizer(
             sentences, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="np"
         )["input_ids"]
-        unknown = (rng.random(words.shape) < UNKNOWN_WORDS) & (words > 2)
+        share = np.maximum(rng.uniform(-UNKNOWN_WORDS, UNKNOWN_WORDS, (len(words), 1)), 0.0)
+        unknown = (rng.random(words.shape) < share) & (words > 2)
         words = torch.from_numpy(np.where(unknown, 2, words))
         return F.normalize(self.model.text_model(input_ids=words).pooler_output)
 
