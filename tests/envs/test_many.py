@@ -79,7 +79,8 @@ def test_a_task_can_be_held_out():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"tasks": ["Walker"]}, {"tasks": []}, {"tasks": NAMES, "drawn": ["Pusher"]}, {"task_kwargs": {"Walker": {}}}]
+    "kwargs",
+    [{"tasks": ["Walker"]}, {"tasks": []}, {"tasks": NAMES, "drawn": ["Pusher"]}, {"task_kwargs": {"Walker": {}}}],
 )
 def test_unknown_tasks_are_told_with_the_known_ones(kwargs):
     with pytest.raises(ValueError, match="Reacher"):
