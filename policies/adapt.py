@@ -18,8 +18,8 @@ from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, machine, versions, write_json
 
-# Learning rates, where the config has none: few weights stand larger steps than all of them (Hu et al. 2022, tables 9 to
-# 15; Li & Liang 2021, appendix A).
+# Learning rates, where the config has none: few weights stand larger steps than all of them (Hu et al. 2022, appendix
+# D). Usual values, not tuned here.
 RATES = {"full": 3e-4, "lora": 1e-3, "prefix": 3e-3, "frozen": 1e-3}
 WINDOWS = 128  # of held-out episodes, or steps of them, that losses are measured on
 AS_TRAINED = ("batch_size", "average_rate")  # the keys that are the base's own where they are null
@@ -94,8 +94,8 @@ def method_of(settings: dict) -> Method:
 
 
 def run_config(settings: dict, agent: Agent | VLAAgent) -> dict:
-    """The config of the run that trains, and of its checkpoints: the base's, with what `settings` say in the base's own words
-    (a world model's group `training`) and what they say of adapting under `adapt`.
+    """The config of the run that trains, and of its checkpoints: the base's, with what `settings` say in the base's own
+    words (a world model's group `training`) and what they say of adapting under `adapt`.
 
     Raises:
         ValueError: a choice is none of the known ones, or the base's actor does not act for a reward.
@@ -113,8 +113,8 @@ def run_config(settings: dict, agent: Agent | VLAAgent) -> dict:
         return config
     if settings["behavior_updates"] and (sentence := read_meta(agent.path).get("sentence")):
         raise ValueError(
-            f"the actor in {agent.path} was trained on the sentence {sentence!r}, and there is no reward to go on with: set "
-            "behavior_updates=0, and train another by worldmodel imagine checkpoint=<the adapted run>"
+            f"the actor in {agent.path} was trained on the sentence {sentence!r}, and there is no reward to go on with: "
+            "set behavior_updates=0, and train another by worldmodel imagine checkpoint=<the adapted run>"
         )
     training = own | {key: settings[key] for key in ("optimizer", "fabric", *AS_TRAINED)}
     training |= {
@@ -159,8 +159,8 @@ def held_out_losses(agent: Agent | VLAAgent, store: EpisodeStore, config: dict) 
 
 
 def report_of(begin: Adaptation, checkpoint: Path, config: dict, held_out: dict, seconds: dict) -> dict:
-    """`adapt.json`: what was trained, how much of the model that is, what it takes on disk, how long it took (`seconds`, by
-    kind of work), and what it gained."""
+    """`adapt.json`: what was trained, how much of the model that is, what it takes on disk, how long it took (`seconds`,
+    by kind of work), and what it gained."""
     return {
         "method": begin.belongs.to_dict()["method"],
         "base": begin.belongs.base,

@@ -1,9 +1,11 @@
-"""What each way to adapt a checkpoint is worth: `python -m scripts.adapt_methods checkpoint=<run folder> data=<episodes>
-[methods=none,frozen,prefix,lora,full] [seeds=0] [name=<of the data's folder>] [out=results/adaptation] [key=value ...]`.
+"""What each way to adapt a checkpoint is worth: `python -m scripts.adapt_methods checkpoint=<run folder>
+data=<episodes> [methods=none,frozen,prefix,lora,full] [seeds=0] [name=<of the data's folder>] [out=results/adaptation]
+[key=value ...]`.
 
-Every method adapts the same checkpoint to the same episodes by `worldmodel adapt`, which takes the further settings, such as
-`updates=2000 eval.episodes=20 act_with=planner`, and is evaluated in the episodes' env, or that which `env.*` says; `none`
-is the checkpoint as it is. Writes `<out>/<name>/<method>.json` and prints the table that results/README.md shows of them.
+Every method adapts the same checkpoint to the same episodes by `worldmodel adapt`, which takes the further settings,
+such as `updates=2000 eval.episodes=20 act_with=planner`, and is evaluated in the episodes' env, or that which `env.*`
+says; `none` is the checkpoint as it is. Writes `<out>/<name>/<method>.json` and prints the table that
+results/README.md shows of them.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ def run(name: str, method: str, seed: int, checkpoint: str, data: str, settings:
 
 def summary(method: str, report: dict, evaluation: dict) -> dict:
     """What is kept of one run: its policy's `success` (None where the env does not judge) and `return` over `episodes`;
-    `trained_parameters` and their `share`, `kilobytes` on disk and `seconds` of training, 0 where nothing is trained; and
-    the losses on held-out episodes."""
+    `trained_parameters` and their `share`, `kilobytes` on disk and `seconds` of training, 0 where nothing is trained;
+    and the losses on held-out episodes."""
     score = evaluation["policies"][evaluation["context"]["policy"]]
     costs = {key: report[key] for key in ("trained_parameters", "share", "kilobytes")}
     costs["seconds"] = sum(report["seconds"].values())

@@ -1,7 +1,7 @@
 """Going on training with few weights: low-rank adapters through `peft`, a learned prefix, or the heads alone.
 
-A model that can be adapted says which of its linear layers get low-rank adapters (`LOW_RANK`, a regular expression of their
-names) and which of its parameters are the heads' (`HEADS`: by name, the part of the tensor, `()` for all of it)."""
+A model that can be adapted says which of its linear layers get low-rank adapters (`LOW_RANK`, a regular expression of
+their names) and which of its parameters are the heads' (`HEADS`: by name, the part of the tensor, `()` for all of it)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class Method:
     """What of a model is trained.
 
     Attributes:
-        name: `full` (every weight), `lora` (low-rank adapters in the transformer's linear layers, Hu et al. 2022, and the
-            heads), `prefix` (tokens that the transformer's blocks see, `worldmodel.prefix`, and the heads), `frozen` (the
-            heads alone).
+        name: `full` (every weight), `lora` (low-rank adapters in the transformer's linear layers, Hu et al. 2022, and
+            the heads), `prefix` (tokens that the transformer's blocks see, `worldmodel.prefix`, and the heads),
+            `frozen` (the heads alone).
         rank, alpha: of the adapters, which add `alpha / rank * B A x` to a layer's result; a layer with fewer inputs or
             outputs has so many ranks less.
         prefix_tokens: P, of each block.
-        encoder_rank: of adapters in a policy's pretrained vision-language encoder, whatever the method; 0 leaves it frozen.
+        encoder_rank: of adapters in a policy's pretrained vision-language encoder, whatever the method; 0 leaves it
+            frozen.
     """
 
     name: str = "lora"
@@ -88,7 +89,7 @@ def attach(model: nn.Module, method: Method) -> list[str]:
 
 
 def add_low_rank(module: nn.Module, names: Iterable[str], rank: int, alpha: float) -> dict[str, nn.Module]:
-    """Put low-rank adapters (LoRA, Hu et al. 2022) around linear layers, in place, by `peft`; everything else is frozen.
+    """Put low-rank adapters (LoRA, Hu et al. 2022) around linear layers, in place, by `peft`; all else is frozen.
 
     Args:
         names: of the layers, nn.Linear, as in `module.named_modules()`.
@@ -168,8 +169,8 @@ def _free_part(model: nn.Module, name: str, part: tuple) -> None:
 
 
 def _put_parts_back(module: nn.Module) -> None:
-    """Make tensors of which a part was trained plain parameters again. (torch's own remove_parametrizations changes the class
-    that a copied module shares with its original.)"""
+    """Make tensors of which a part was trained plain parameters again. (torch's own remove_parametrizations changes the
+    class that a copied module shares with its original.)"""
     whole = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
     module.__class__ = type(module).__bases__[0]
     del module.parametrizations
@@ -178,8 +179,8 @@ def _put_parts_back(module: nn.Module) -> None:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """A copy in which low-rank adapters are added to the weights that they correct, and parts put back in their tensors; a
-    prefix and a tuned encoder stay what they are. It computes the same."""
+    """A copy in which low-rank adapters are added to the weights that they correct, and parts put back in their tensors;
+    a prefix and a tuned encoder stay what they are. It computes the same."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = copy.deepcopy(model).requires_grad_(False)
@@ -276,8 +277,8 @@ class Belongs:
         """Raise CheckpointError unless `model` has the weights that the adapter in `where` was trained on."""
         if identity(model) != self.identity:
             raise CheckpointError(
-                f"the adapter in {where} was trained on the weights of {self.base}, and these are others: an adapter fits "
-                "the model that it was trained on alone. Restore that checkpoint, or adapt this one: worldmodel adapt "
+                f"the adapter in {where} was trained on the weights of {self.base}, and these are others: an adapter "
+                "fits the model that it was trained on alone. Restore that checkpoint, or adapt this one: worldmodel adapt "
                 "checkpoint=<it>"
             )
 
@@ -337,7 +338,7 @@ def load_model(folder: Path, meta: dict, model: nn.Module, load_base: Callable[[
         read_meta(base)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{folder} holds an adapter alone, of the checkpoint {belongs.base}, and that can't be read ({error}): put it "
-            "back, or adapt with adapter=merged"
+            f"{folder} holds an adapter alone, of the checkpoint {belongs.base}, and that can't be read ({error}): "
+            "put it back, or adapt with adapter=merged"
         ) from error
     return apply_adapter(folder, load_base(base))

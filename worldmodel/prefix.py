@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class Prefix(nn.Module):
-    """Learned keys and values of P tokens that every query of a block sees, at no position (prefix-tuning, Li & Liang 2021),
-    in a softmax of their own whose result a gate adds to the attention's, `tanh(0) = 0` at first (LLaMA-Adapter, Zhang et
-    al. 2023, equations 3 to 6): the model begins as it was, no frame of the window is displaced, and neither caches nor
-    kernels know of them.
+    """Learned keys and values of P tokens that every query of a block sees, at no position (prefix-tuning, Li & Liang
+    2021), in a softmax of their own whose result a gate adds to the attention's, `tanh(0) = 0` at first (LLaMA-Adapter,
+    Zhang et al. 2023, section 3): the model begins as it was, no frame of the window is displaced, and neither caches
+    nor kernels know of them.
 
-    It is not one of `peft`'s: its prefix tuning hands `past_key_values` to a Hugging Face model, its `AdaptionPrompt` (this
-    very method) rewrites the attention of transformers' LLaMA, Mistral and GPT-2, and refuses every other model.
+    It is not one of `peft`'s: its prefix tuning hands `past_key_values` to a Hugging Face model, its `AdaptionPrompt`
+    (this very method) rewrites the attention of transformers' LLaMA, Mistral and GPT-2, and refuses every other model.
 
     Args:
         heads: of the queries; each has keys and values of its own.

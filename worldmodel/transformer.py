@@ -123,7 +123,8 @@ class Block(nn.Module):
         return split_heads(packed, self.scale, phases, self.heads, self.kv_heads)
 
     def only_seen(self, normed: Tensor) -> Tensor:
-        """`packed` of `open` for what is attended to and nothing else: without the MLP, unless an adapter is around the layer."""
+        """`packed` of `open` for what is attended to and nothing else: without the MLP, unless an adapter is around the
+        layer."""
         if isinstance(self.inward, nn.Linear):
             return F.linear(normed, self.inward.weight[: self.sizes[0]])
         return self.inward(normed)[..., : self.sizes[0]]

@@ -13,8 +13,8 @@ TEXT = ("text_model", "text_projection", "transformer.resblocks", "token_embeddi
 
 
 class TunedEncoder(nn.Module):
-    """A copy of an encoder with peft's adapters around every linear layer of its vision transformer. Its own weights are
-    frozen and no part of a checkpoint: the adapters are, and they fit that encoder alone.
+    """A copy of an encoder with peft's adapters around every linear layer of its vision transformer. Its own weights
+    are frozen and no part of a checkpoint: the adapters are, and they fit that encoder alone.
 
     Args:
         encoder: stays as it is.

@@ -1,5 +1,5 @@
-"""`worldmodel adapt`: a small adapter learns on other episodes, its checkpoint acts like any other, goes on after a stop to
-the same numbers, and is refused by any base but its own."""
+"""`worldmodel adapt`: a small adapter learns on other episodes, its checkpoint acts like any other, goes on after a
+stop to the same numbers, and is refused by any base but its own."""
 
 from __future__ import annotations
 

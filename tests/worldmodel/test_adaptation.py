@@ -1,5 +1,5 @@
-"""Adapting changes nothing before it is trained, trains what it says and nothing else, and computes the same once merged;
-an adapter fits the model that it was trained on alone."""
+"""Adapting changes nothing before it is trained, trains what it says and nothing else, and computes the same once
+merged; an adapter fits the model that it was trained on alone."""
 
 from __future__ import annotations
 
