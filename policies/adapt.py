@@ -113,8 +113,8 @@ def run_config(settings: dict, agent: Agent | VLAAgent) -> dict:
         return config
     if settings["behavior_updates"] and (sentence := read_meta(agent.path).get("sentence")):
         raise ValueError(
-            f"the actor in {agent.path} was trained on the sentence {sentence!r}, and there is no reward to go on with: "
-            "set behavior_updates=0, and train another by worldmodel imagine checkpoint=<the adapted run>"
+            f"the actor in {agent.path} was trained on the sentence {sentence!r}, and there is no reward to go on "
+            "with: set behavior_updates=0, and train another by worldmodel imagine checkpoint=<the adapted run>"
         )
     training = own | {key: settings[key] for key in ("optimizer", "fabric", *AS_TRAINED)}
     training |= {
@@ -159,8 +159,8 @@ def held_out_losses(agent: Agent | VLAAgent, store: EpisodeStore, config: dict) 
 
 
 def report_of(begin: Adaptation, checkpoint: Path, config: dict, held_out: dict, seconds: dict) -> dict:
-    """`adapt.json`: what was trained, how much of the model that is, what it takes on disk, how long it took (`seconds`,
-    by kind of work), and what it gained."""
+    """`adapt.json`: what was trained, how much of the model that is, what it takes on disk, how long it took
+    (`seconds`, by kind of work), and what it gained."""
     return {
         "method": begin.belongs.to_dict()["method"],
         "base": begin.belongs.base,
