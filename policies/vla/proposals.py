@@ -93,7 +93,9 @@ class ProposePolicy(ChunkPolicy):
         horizon = options.get("horizon") or self.chunk
         if horizon > self.chunk:
             raise ValueError(f"planner.horizon={horizon}: this policy's chunks have {self.chunk} actions")
-        options |= {"horizon": horizon, "iterations": max(1, planning - 1), "proposals": proposals * (planning > 1)}
+        searches = planning > 1  # a few proposals now and then are not worth the half minute that compiling takes
+        options |= {"horizon": horizon, "iterations": max(1, planning - 1), "proposals": proposals * searches}
+        options["compile"] = searches and options.get("compile", False)
         self.inside = PlannerPolicy(agent=world, planner=options, objective=objective, seed=seed)
 
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
