@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,11 @@ def surroundings(**environment: str) -> dict[str, str]:
 
 
 def start(*arguments: str, folder: Path = ROOT) -> subprocess.Popen:
-    """A new process, which imports all that it needs."""
+    """A new process, which imports all that it needs, and which Ctrl-C stops: what a shell puts in the background, and so
+    its children, would ignore it."""
     return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=surroundings(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def run(*arguments: str, folder: Path = ROOT) -> tuple[int, str, str]:
