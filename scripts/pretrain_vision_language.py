@@ -22,7 +22,7 @@ CHUNK = 5000  # pictures of a file
 CHECKED = 1000  # pictures of a measurement, held out
 CHOICES = 32
 FACTS = 16  # of each picture, an update
-RECOLOURED = 0.4  # of the pictures of an update
+RECOLOURED = 0.25  # of the pictures of an update
 SAVED_EVERY = 500  # updates
 BARS = {"scenes": 0.8, "combinations": 0.7, "phrasings": 0.7, "layouts": None}
 
@@ -93,8 +93,9 @@ def trained(arguments, pictures, tables) -> None:
     import torch
 
     from envs.captions.codes import LABELS, NAMED_BY, RELATIONS, SUBJECTS, codes_of, draw_codes, labels
-    from envs.captions.recolouring import recolour, told_attributes, told_codes, told_labels, told_sentences
+    from envs.captions.recolouring import recolour
     from envs.captions.speaking import known_words, possible_claims, say, true_claims
+    from envs.captions.telling import told_attributes, told_codes, told_labels, told_sentences
     from envs.captions.truth import ATTRIBUTES, attributes, degrees
     from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
     from worldmodel.vision_language.contrastive import (
@@ -134,10 +135,10 @@ def trained(arguments, pictures, tables) -> None:
         sentences = [say(claim, rng) for claim in claims]
         seen, recoloured = pictures[rows], rng.random(len(rows)) < RECOLOURED
         seen[recoloured] = recolour(seen[recoloured], rng)
-        known = told_sentences(known, claims, recoloured)
-        parts = chosen.cells.astype(int), told_attributes(attributes(chosen), recoloured)
+        known = told_sentences(known, claims, chosen, recoloured)
+        parts = chosen.cells.astype(int), *told_attributes(attributes(chosen), recoloured)
         codes, (answers, weight) = told_codes(draw_codes(chosen, FACTS, rng), chosen, recoloured), labels(chosen)
-        facts = Facts(codes, (answers, told_labels(weight, recoloured)), codes_of(claims))
+        facts = Facts(codes, (answers, told_labels(weight, chosen, recoloured)), codes_of(claims))
         losses.append(training.update(update, seen, sentences, true, known, rng, parts, facts))
         if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
             meta = {"update": update + 1, "run": _run(arguments)}

@@ -22,9 +22,9 @@ _NOT_SAID = -1
 _TRIES = 16  # to find a fact that is true, or false, as was drawn
 _SIZE_SAID = 0.15  # of names that need no size
 _OTHER_NAME, _IN_PART = 0.5, 0.4  # of `exists`: a word exchanged, a word left out
-_HELD_OUT = np.zeros((len(COLOURS), len(SHAPES)), bool)
+HELD_OUT = np.zeros((len(COLOURS), len(SHAPES)), bool)  # which combinations are
 for _colour, _shape in HELD_OUT_COMBINATIONS:
-    _HELD_OUT[tuple(COLOURS).index(_colour), SHAPES.index(_shape)] = True
+    HELD_OUT[tuple(COLOURS).index(_colour), SHAPES.index(_shape)] = True
 
 
 def _questions() -> tuple[Claims, ...]:
@@ -102,7 +102,7 @@ def draw_codes(tables: Tables, count: int, rng: np.random.Generator) -> Codes:
     told = subjects[exists, 0]
     same = (told[:, None] == _NOT_SAID) | (told[:, None] == objects[picture[exists]])
     degree[exists] = TRUE * (same.all(-1) & present[picture[exists]]).any(1)
-    known[exists] = ~((told[:, :2] >= 0).all(1) & _HELD_OUT[told[:, 0], told[:, 1]])
+    known[exists] = ~((told[:, :2] >= 0).all(1) & HELD_OUT[told[:, 0], told[:, 1]])
     return Codes(picture[known], relation[known], subjects[known], degree[known].astype(np.float32) / TRUE)
 
 

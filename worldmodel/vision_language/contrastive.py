@@ -204,7 +204,7 @@ class Pretraining:
         true: np.ndarray,
         known: np.ndarray,
         rng: np.random.Generator,
-        parts: tuple[np.ndarray, np.ndarray] | None = None,
+        parts: tuple[np.ndarray, ...] | None = None,
         facts: Facts | None = None,
     ) -> dict[str, float]:
         """One update; its losses, without their weights: of the `pairs`, the `parts`, the `facts` and the `labels`.
@@ -215,8 +215,9 @@ class Pretraining:
             sentences: S = 2 B; sentence i and B + i were made for picture i, the second of them true or not.
             true: float or bool `[B, S]`, the degree to which it is true.
             known: bool `[B, S]`.
-            parts: int `[B, P]`, which patch shows the middle of each part, -1 for none; and int `[B, P, attributes]`, what it
-                is, -1 where it has no such attribute. None teaches no parts.
+            parts: int `[B, P]`, which patch shows the middle of each part, -1 for none; int `[B, P, attributes]`, what it is,
+                -1 where it has no such attribute; and perhaps bool `[B, P, values of all attributes]`, from which values it
+                is not told apart. None teaches no parts.
             facts: about the pictures and the sentences. None teaches none.
         """
         seen = self.model.vision_model(pixel_values=self.preprocess(torch.from_numpy(pictures)))
@@ -257,13 +258,17 @@ class Pretraining:
         words = torch.from_numpy(np.where(unknown, 2, words))
         return F.normalize(self.model.text_model(input_ids=words).pooler_output)
 
-    def _parts_loss(self, patches: Tensor, cells: np.ndarray, values: np.ndarray) -> Tensor:
+    def _parts_loss(
+        self, patches: Tensor, cells: np.ndarray, values: np.ndarray, excluded: np.ndarray | None = None
+    ) -> Tensor:
         """Cross-entropy of each attribute, of `patches [B, cells, W]`, summed over the attributes."""
         rows, parts = np.nonzero(cells >= 0)
-        logits = self.teachers["reader"](patches[rows, cells[rows, parts]]).split(self.attributes, -1)
+        logits = self.teachers["reader"](patches[rows, cells[rows, parts]])
+        if excluded is not None:
+            logits = logits.masked_fill(torch.from_numpy(excluded[rows, parts]), -torch.inf)
         targets = torch.from_numpy(values[rows, parts].astype(np.int64))
         losses = []
-        for place, logit in enumerate(logits):
+        for place, logit in enumerate(logits.split(self.attributes, -1)):
             known = targets[:, place] >= 0
             if known.any():
                 losses.append(F.cross_entropy(logit[known], targets[known, place]))

@@ -111,6 +111,21 @@ def test_parts_are_read_from_the_patch_that_shows_them():
     assert read.argmax(-1).tolist() == values[:, 0, 0].tolist()
 
 
+def test_a_part_is_not_told_apart_from_excluded_values():
+    """No gradient reaches the value that is excluded, and the others' chances are among themselves."""
+    tokenizer = make_tokenizer(["nothing"])
+    training = Pretraining(make_model(TINY, len(tokenizer), 32), tokenizer, TINY, updates=1, attributes=(3,))
+    patches, cells, values = torch.randn(2, 4, TINY.width), np.array([[1], [2]]), np.array([[[0]], [[2]]])
+    excluded = np.zeros((2, 1, 3), bool)
+    excluded[:, :, 1] = True
+    reader = training.teachers["reader"]
+    loss = training._parts_loss(patches, cells, values, excluded)
+    loss.backward()
+    assert not reader.weight.grad[1].any() and reader.weight.grad[[0, 2]].any()
+    logits = reader(patches[[0, 1], [1, 2]])[:, [0, 2]]
+    assert torch.allclose(loss, F.cross_entropy(logits, torch.tensor([0, 1])))
+
+
 def test_the_rate_rises_and_comes_down():
     training = Pretraining(make_model(TINY, 8, 32), None, TINY, updates=100)
     shares = [training.share(update) for update in range(100)]
