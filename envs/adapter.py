@@ -22,7 +22,8 @@ class Adapter(gymnasium.Wrapper):
     Observations are dicts: `image` uint8 [H, W, 3] (several pictures: `image.<name>` each) and/or `state` float32 [S].
     Actions are float32 [A] in [-1, 1]. `info` always has `env_steps`, the env steps consumed (0 at reset), and where
     the env has them `privileged` float32 [P] (the simulator's state) and `success`, beside what the env itself puts
-    there; `instruction`, a sentence, where the env or the option gives one. With `goal_image` every observation also has
+    there; `instruction`, a sentence, where the env or the option gives one; with `vary`, `dynamics`, name to the episode's
+    factor. With `goal_image` every observation also has
     `goal` (`goal.<name>` of several), the picture of what shall be. With `expert`, `info` also has `expert_action`
     float32 [A] in [-1, 1], what the env's scripted expert does now.
 
@@ -30,6 +31,7 @@ class Adapter(gymnasium.Wrapper):
         interface: the fields of `worldmodel.interface.Interface`, as a dict.
         neutral_action: float32 [A], what holds the env still.
         starts_broad: `reset` takes the option `broad`: the env says so by an attribute of that name.
+        varies: every episode has other dynamics, see `envs.dynamics`.
 
     Raises:
         ValueError: an option has an unknown value, or the env can't show what was asked for.
@@ -45,6 +47,7 @@ class Adapter(gymnasium.Wrapper):
         cameras=(),
         quality: str = "smooth",
         action_repeat: int = 1,
+        vary: dict | None = None,
         privileged_state: bool = True,
         goal_image: bool = False,
         instruction: str | None = None,
@@ -63,6 +66,7 @@ class Adapter(gymnasium.Wrapper):
         self.neutral_action = self._actions.neutral
         self.starts_broad = bool(getattr(env.unwrapped, "starts_broad", False))
         self._is_mujoco = _has_mujoco_state(env.unwrapped)
+        self._dynamics, self.varies = self._varied(vary), vary is not None
         self._renderers, self._model = {}, None  # by model and size; the model that was drawn last
         self._last = None  # the env's own last observation
         self._goal: dict[str, np.ndarray] = {}
@@ -89,6 +93,17 @@ class Adapter(gymnasium.Wrapper):
             models = getattr(env.unwrapped, "models", None)
             self._privileged = JoinedState(models) if models else PrivilegedState(env.unwrapped.model)
         self._set_spaces()
+
+    def _varied(self, vary: dict | None):
+        if vary is None:
+            return None
+        if not self._is_mujoco:
+            raise ValueError(
+                f"env.vary={vary!r}: {self._id} has no MuJoCo model whose dynamics could vary; leave it null"
+            )
+        from envs.dynamics import Dynamics
+
+        return Dynamics(vary, getattr(self.env.unwrapped, "models", [self.env.unwrapped.model]), self._id)
 
     def _choose_pictures(self, observation: str, cameras: list[str]) -> dict[str, str | None]:
         """Observation key to the name of its source: a picture of the env's, a camera, or None for the own view."""
@@ -149,12 +164,17 @@ class Adapter(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode. `options={"broad": True}` asks a built-in task for a start from its whole state space."""
+        if self._goal_image and seed is None:
+            seed = int(self.np_random.integers(2**31))
+        if self._dynamics:
+            self._dynamics.draw(seed)
         if self._goal_image:
-            seed = int(self.np_random.integers(2**31)) if seed is None else seed
             solved, _ = self.env.reset(seed=seed, options={**(options or {}), "solved": True})
             self._last = solved
             self._goal = {goal_key(key): self._picture(name, self._size) for key, name in self._sources.items()}
         observation, info = self.env.reset(seed=seed, options=options)
+        if self._dynamics:
+            self._dynamics.follow(self.env.unwrapped.model, self.env.unwrapped.data)
         return self._observe(observation), self._annotate(info, env_steps=0)
 
     def step(self, action: np.ndarray):
@@ -202,6 +222,8 @@ class Adapter(gymnasium.Wrapper):
             info.setdefault("success", info["is_success"])
         if "success" in info:
             info["success"] = bool(info["success"])
+        if self._dynamics:
+            info["dynamics"] = dict(self._dynamics.factors)
         if self._privileged:
             info["privileged"] = self._privileged(self.env.unwrapped.data)
         if self._asks_expert:

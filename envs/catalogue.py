@@ -42,6 +42,7 @@ def make(
     quality: str = "smooth",
     action_repeat: int = 1,
     max_episode_steps: int | None = None,
+    vary: dict | None = None,
     privileged_state: bool = True,
     goal_image: bool = False,
     instruction: str | None = None,
@@ -56,6 +57,8 @@ def make(
             `metaworld/<task>-v3` (needs `pip install "worldmodel[metaworld]"`).
         kwargs: for the env's own constructor.
         max_episode_steps: in env steps, whatever `action_repeat` is; None keeps the env's own limit.
+        vary: what of a MuJoCo env's dynamics is multiplied in every episode by a factor of its own: some of `mass`,
+            `friction`, `gravity`, `gain` to (low, high), see `envs.dynamics.Dynamics`; None: nothing.
         instruction: what is asked for in every episode; an env that takes the keyword `instruction` is made with it.
         expert: show what the env's scripted expert does, for the policy that follows it.
 
@@ -85,6 +88,7 @@ def make(
             cameras=cameras,
             quality=quality,
             action_repeat=action_repeat,
+            vary=vary,
             privileged_state=privileged_state,
             goal_image=goal_image,
             instruction=instruction,

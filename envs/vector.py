@@ -14,6 +14,7 @@ from envs.catalogue import make
 
 # What crosses the process border; the rest of info stays there.
 _FORWARDED = ("privileged", "env_steps", "success", "instruction", "expert_action")
+_DYNAMICS = "dynamics."  # before the name of a factor of the episode's dynamics
 _SHOWN = ("instruction", "expert_action")  # what a policy may read of it
 
 
@@ -48,9 +49,10 @@ class _Row(gymnasium.Wrapper):
         """The picture of `row`, and nothing from the others."""
         return self.env.render_frame(size) if row == self._row else None
 
-    @staticmethod
-    def _forward(info: dict, terminated: bool, truncated: bool) -> dict:
+    def _forward(self, info: dict, terminated: bool, truncated: bool) -> dict:
         kept = {key: info[key] for key in _FORWARDED if key in info}
+        if self.env.varies:
+            kept |= {f"{_DYNAMICS}{name}": factor for name, factor in info["dynamics"].items()}
         return {**kept, "terminated": terminated, "truncated": truncated}
 
 
@@ -95,7 +97,8 @@ class VectorEnv:
         Returns:
             observations: dict of arrays [n, ...]; rows outside the mask show what they showed. `instruction` is [n] of
                 str, where the envs have one; `expert_action` float32 [n, A], where they were made with `expert`.
-            infos: dict of arrays [n, ...]: `env_steps`, and where the env has them `privileged`, `success`.
+            infos: dict of arrays [n, ...]: `env_steps`, and where the env has them `privileged`, `success`, and
+                `dynamics.<name>`, each factor of the episode's dynamics.
         """
         if len(seeds) != self.count:
             raise ValueError(
@@ -150,14 +153,15 @@ class VectorEnv:
 
     def _merge(self, infos: dict) -> dict[str, np.ndarray]:
         """Gymnasium's infos as full arrays: rows that said nothing keep what they said last."""
-        for key in (*_FORWARDED, "terminated", "truncated"):
+        factors = [key for key in infos if key.startswith(_DYNAMICS)]
+        for key in (*_FORWARDED, *factors, "terminated", "truncated"):
             if key in infos:
                 said = infos[f"_{key}"]
                 before = self._infos.get(key)
                 value = infos[key].copy() if before is None else before.copy()
                 value[said] = infos[key][said]
                 self._infos[key] = value
-        return {key: self._infos[key] for key in _FORWARDED if key in self._infos}
+        return {key: value for key, value in self._infos.items() if key not in ("terminated", "truncated")}
 
 
 def make_vector(count: int, workers: int = 0, **options) -> VectorEnv:

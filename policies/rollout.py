@@ -11,6 +11,7 @@ import numpy as np
 from policies.policy import Observation, Policy
 
 EXPERT = "expert_action"  # in an observation: what the env's scripted expert does; no part of what was seen
+DYNAMICS = "dynamics."  # in infos, before the name of a factor of the episode's dynamics
 Episode = dict[str, Any]
 Options = dict[str, Any] | None
 
@@ -23,6 +24,7 @@ class _Recording:
         self.place, self.seed = place, seed
         self.frames: dict[str, list[np.ndarray]] = {}
         self.instruction: str | None = None
+        self.dynamics: dict[str, float] = {}  # factors of the episode's dynamics, where they vary
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.env_steps = 0
@@ -41,6 +43,9 @@ class _Recording:
             if key == EXPERT:
                 continue
             self.frames.setdefault(key, []).append(np.array(value[row]))
+        self.dynamics = {
+            key.removeprefix(DYNAMICS): float(infos[key][row]) for key in infos if key.startswith(DYNAMICS)
+        }
         if "success" in infos and bool(infos["success"][row]) and self.success_step is None:
             self.success_step = len(self.actions)
         if "privileged" in infos:
@@ -78,6 +83,7 @@ class _Recording:
                 "env_steps": self.env_steps,
                 "policy": policy,
                 **({} if self.instruction is None else {"instruction": self.instruction}),
+                **({"dynamics": self.dynamics} if self.dynamics else {}),
             },
         }
 
@@ -112,7 +118,8 @@ def rollout(
 
     Yields:
         Episodes: each observation key and `privileged` `[T+1, ...]`, `action` float32 `[T, A]` as the env executed it,
-        `reward` float32 `[T]`, `terminated`, `truncated`, and `info` (seed, return, success, env_steps, policy);
+        `reward` float32 `[T]`, `terminated`, `truncated`, and `info` (seed, return, success, env_steps, policy; where
+        dynamics vary, `dynamics`, name to factor);
         `success` is whether any step of the episode said so, None where the env never says; `success_step` when it was
         first so (0 is the start); `late_success` the share of the second half's steps that said so, `late_reward` the
         mean reward of that half.

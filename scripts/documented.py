@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 _CHOICE = r"[\w+-]+(?:[.:/][\w+-]+)*"
 _REMARK = r"(?:\s*\([^)]*\))?"
 _CHOICES = re.compile(rf"{_CHOICE}{_REMARK}(?:\s*\|\s*(?:{_CHOICE}|\.\.\.){_REMARK})+")
-_TYPE = re.compile(r"(int|float|str|bool|list):\s*")
+_TYPE = re.compile(r"(int|float|str|bool|list|dict):\s*")
 _NAMES = {
     "int": "an integer",
     "float": "a number",
