@@ -86,11 +86,11 @@ def open_loop_report(
         "latent_error": error(dream.latents[:, 1:]),
         "repeat_error": error(latents[:, context - 1 : context].expand_as(target)),
         "shuffled_error": error(shuffled.latents[:, 1:]),
-        "reward_r2": _r2(dream.rewards[..., None], batch["reward"][:, context - 1 :, None], alive),
+        "reward_r2": r2(dream.rewards[..., None], batch["reward"][:, context - 1 :, None], alive),
     }
     if model.position_head is not None:
         read = model.read_state(dream.beliefs[:, 1:], dream.latents[:, 1:])
-        curves["state_r2"] = _r2(read, batch["privileged"][:, context:], alive)
+        curves["state_r2"] = r2(read, batch["privileged"][:, context:], alive)
     report = {f"{name}_{h}": float(curve[h - 1]) for name, curve in curves.items() for h in HORIZONS if h <= horizon}
     known = "privileged" if "privileged" in batch else "state" if "state" in batch else None
     if known:
@@ -106,7 +106,7 @@ def _parts(seen: dict[str, Tensor], rows: int = 32):
         yield {key: value[start : start + rows] for key, value in seen.items()}
 
 
-def _r2(guess: Tensor, truth: Tensor, alive: Tensor) -> Tensor:
+def r2(guess: Tensor, truth: Tensor, alive: Tensor) -> Tensor:
     """Share of variance explained per step, `[H]`, averaged over the dimensions that vary; inputs `[B, H, P]`."""
     weight = alive[..., None] / alive.sum(0).clamp_min(1)[:, None]
     mean = (truth * weight).sum(0)
@@ -124,4 +124,4 @@ def _linear_probe(features: Tensor, state: Tensor, ridge: float = 1e-2) -> float
     y, truth = state[:half].flatten(0, 1).double(), state[half:].flatten(0, 1).double()
     gram = fit.T @ fit + ridge * len(fit) * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) / x.shape[-1]
     read = test @ torch.linalg.solve(gram, fit.T @ y)
-    return float(_r2(read[:, None], truth[:, None], torch.ones(len(truth), 1, device=truth.device)).mean())
+    return float(r2(read[:, None], truth[:, None], torch.ones(len(truth), 1, device=truth.device)).mean())
