@@ -56,6 +56,11 @@ def test_the_free_dictionary_takes_any_key_with_and_without_a_plus():
     assert kwargs == {"size": 3, "name": "a", "b": 1}
 
 
+def test_a_dictionary_that_is_null_takes_a_whole_one():
+    assert compose("train").env.vary is None
+    assert compose("train", *check("train", ["env.vary={gain:[0.5,2]}"])).env.vary == {"gain": [0.5, 2]}
+
+
 def test_a_plus_adds_nothing_outside_of_free_dictionaries():
     assert "+ adds keys to env.kwargs only" in complaint("train", "+env.colour=red")
 
@@ -97,6 +102,7 @@ def test_an_env_id_given_as_a_group_is_told_its_key():
     ("env.image_size=big", "an integer is needed"),
     ("env.cameras=top", "a list"),
     ("env.kwargs=3", "a dictionary"),
+    ("env.vary=3", "a dictionary"),
     ("resume=yes", "true or false"),
     ("behavior.discount=high", "a number"),
     ("env.id=5", "a text"),
