@@ -6,8 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import caption_pool, env_factories, evaluate_trained, load_agent, with_objective
-from scripts.help import console
+from scripts.assemble import caption_pool, env_factories, evaluate_trained, launched, load_agent, with_objective
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.train import env_of, is_first_process, settings_of
 from scripts.verb import resolved, verb
@@ -35,23 +34,11 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     config.run = str(folder)
     config = resolved(with_objective(config))
 
-    from lightning_fabric import Fabric
-
     from policies.adapt import adapt
     from policies.vla.agent import VLAAgent
     from worldmodel.data import EpisodeStore
-    from worldmodel.precision import configure
-    from worldmodel.progress import Progress
 
-    plain = OmegaConf.to_container(config)
-    options = dict(plain["fabric"])
-    configure(options.pop("threads"))
-    fabric = Fabric(**options)
-    fabric.launch()
-    progress = Progress(console(), quiet=not fabric.is_global_zero)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "config.yaml")
+    plain, fabric, progress = launched(config, folder)
     captions = None
     if isinstance(agent, VLAAgent):
         with EpisodeStore.open(config.data) as store:

@@ -180,3 +180,22 @@ def caption_pool(config: dict, store, progress):
     size = next(iter(store.interface.cameras.values()), (64,))[0]
     with progress.phase("captions", config["captions_pictures"], "pictures") as bar:
         return CaptionPool(config["captions_pictures"], size, config["seed"], on_picture=lambda: bar.advance(1))
+
+
+def launched(config, folder: Path) -> tuple:
+    """Make the run folder of a resolved config with a group `fabric`: the config as plain data, a launched Fabric and bars."""
+    from lightning_fabric import Fabric
+
+    from scripts.help import console
+    from worldmodel.precision import configure
+    from worldmodel.progress import Progress
+
+    plain = OmegaConf.to_container(config)
+    options = dict(plain["fabric"])
+    configure(options.pop("threads"))
+    fabric = Fabric(**options)
+    fabric.launch()
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "config.yaml")
+    return plain, fabric, Progress(console(), quiet=not fabric.is_global_zero)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import caption_pool, evaluate_trained
-from scripts.help import console
+from scripts.assemble import caption_pool, evaluate_trained, launched
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.train import env_of, is_first_process, settings_of
 from scripts.verb import resolved, verb
@@ -28,22 +27,10 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     config.run = str(folder)
     config = resolved(config)
 
-    from lightning_fabric import Fabric
-
     from policies.vla.imitation import ImitationRun
     from worldmodel.data import EpisodeStore
-    from worldmodel.precision import configure
-    from worldmodel.progress import Progress
 
-    plain = OmegaConf.to_container(config)
-    options = dict(plain["fabric"])
-    configure(options.pop("threads"))
-    fabric = Fabric(**options)
-    fabric.launch()
-    progress = Progress(console(), quiet=not fabric.is_global_zero)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "config.yaml")
+    plain, fabric, progress = launched(config, folder)
     store = EpisodeStore.open(config.data)
     try:
         knows_env = "env" in store.meta or any(override.startswith("env.") for override in overrides)

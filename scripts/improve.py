@@ -7,8 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import evaluate_trained, load_agent, with_objective
-from scripts.help import console
+from scripts.assemble import evaluate_trained, launched, load_agent, with_objective
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.train import is_first_process, settings_of
 from scripts.verb import resolved, verb
@@ -46,22 +45,10 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     config.run = str(folder)
     config = resolved(with_objective(config))
 
-    from lightning_fabric import Fabric
-
     from policies.vla.improvement import Imagination, ImprovementRun
     from worldmodel.data import EpisodeStore
-    from worldmodel.precision import configure
-    from worldmodel.progress import Progress
 
-    plain = OmegaConf.to_container(config)
-    options = dict(plain["fabric"])
-    configure(options.pop("threads"))
-    fabric = Fabric(**options)
-    fabric.launch()
-    progress = Progress(console(), quiet=not fabric.is_global_zero)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "config.yaml")
+    plain, fabric, progress = launched(config, folder)
     world = load_world_model(config.world_model, fabric.device)
     with EpisodeStore.open(config.data) as store, EpisodeStore.open(config.data) as seen:
         horizon = config.horizon or agent.model.config.chunk
