@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 TIMEOUT_S = 25  # of one check; all run side by side, so the whole ends within 30 seconds
-DISK_GB = 5  # a default run writes about 1 GB; longer ones and videos want room
+RUN_GB = 1.5  # a default run writes about 1 GB
+DISK_GB = 5  # longer ones and videos want room
 GL_PACKAGES = {
     "egl": "apt-get install -y libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri",
     "osmesa": "apt-get install -y libosmesa6",
@@ -190,8 +191,9 @@ def check_wandb() -> Finding:
 def check_disk() -> Finding:
     free = shutil.disk_usage(os.getcwd()).free / 1e9
     if free < DISK_GB:
+        state = "problem" if free < RUN_GB else "note"
         return Finding(
-            "disk", "problem", f"{free:.1f} GB free here", f"free {DISK_GB} GB, or run=<folder on a larger disk>"
+            "disk", state, f"{free:.1f} GB free here", f"free {DISK_GB} GB, or run=<folder on a larger disk>"
         )
     return Finding("disk", "ok", f"{free:.0f} GB free here")
 

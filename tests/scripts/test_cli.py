@@ -9,6 +9,7 @@ import textwrap
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fork_server import Started
@@ -296,3 +297,9 @@ def test_gl_that_does_not_work_names_the_command_that_mends_it(monkeypatch):
     monkeypatch.setattr(doctor, "render_one_frame", lambda backend: (_ for _ in ()).throw(RuntimeError("no library")))
     finding = doctor.check_rendering()
     assert finding.state == "problem" and "libosmesa6" in finding.mend and "no library" in finding.text
+
+
+@pytest.mark.parametrize(("free_gb", "state"), [(0.2, "problem"), (3, "note"), (50, "ok")])
+def test_a_disk_too_small_for_a_run_is_a_problem_and_one_too_small_for_many_a_note(monkeypatch, free_gb, state):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_gb * 1e9))
+    assert doctor.check_disk().state == state
