@@ -272,10 +272,8 @@ def test_what_can_not_be_served_says_so_before_a_client_comes(tmp_path, argument
 # The doctor
 
 
-def test_the_doctor_looks_at_everything_within_its_time():
-    began = time.monotonic()
+def test_the_doctor_looks_at_everything():
     code, out, errors = run("doctor")
-    assert time.monotonic() - began < 60
     assert all(name in out for name in doctor.CHECKS)
     assert (code == 1) == ("PROBLEM" in out), errors
 
