@@ -88,10 +88,9 @@ class Adapter(gymnasium.Wrapper):
         self._vectors = self._choose_vectors(observation, vectors)
         self._privileged = None
         if privileged_state and self._is_mujoco:
-            from envs.privileged import JoinedState, PrivilegedState
+            from envs.privileged import state_of
 
-            models = getattr(env.unwrapped, "models", None)
-            self._privileged = JoinedState(models) if models else PrivilegedState(env.unwrapped.model)
+            self._privileged = state_of(env.unwrapped)
         self._set_spaces()
 
     def _varied(self, vary: dict | None):

@@ -51,19 +51,29 @@ class PrivilegedState:
         return out
 
 
+def state_of(env):
+    """What reads the state of an unwrapped MuJoCo env: its own `privileged_state`, that of each of its `envs` side by side
+    where it has several, or all that its model has."""
+    own = getattr(env, "privileged_state", None)
+    if own is not None:
+        return own
+    several = getattr(env, "envs", None)
+    return JoinedState(several) if several else PrivilegedState(env.model)
+
+
 class JoinedState:
-    """The states of several models side by side, of which one is simulated at a time: those of the others are 0.
+    """The states of several envs side by side, of which one is simulated at a time: those of the others are 0.
 
     Attributes:
         length: P, of all.
-        positions: how many of its leading entries are positions: every model's, before any velocity.
+        positions: how many of its leading entries are positions: every env's, before any velocity.
     """
 
-    def __init__(self, models):
-        self._states = [PrivilegedState(model) for model in models]
+    def __init__(self, envs):
+        self._states = [state_of(env) for env in envs]
         self.positions = sum(state.positions for state in self._states)
         self.length = sum(state.length for state in self._states)
-        self._models, self._places, position, velocity = list(models), [], 0, self.positions
+        self._models, self._places, position, velocity = [env.model for env in envs], [], 0, self.positions
         for state in self._states:
             speeds = state.length - state.positions
             self._places.append(np.r_[position : position + state.positions, velocity : velocity + speeds])

@@ -204,6 +204,16 @@ def read(model: mujoco.MjModel, data: mujoco.MjData) -> Scene:
     return Scene(tuple(objects), marked, tool)
 
 
+def colours(model: mujoco.MjModel) -> tuple[list[int], list[int]]:
+    """The colour of each of the model's objects and of its zones, by its place in `COLOURS`; -1 where there is none."""
+    shown = model.geom_user.tolist()
+    shapes, zones = _geoms(model)
+    return (
+        [int(shown[geom][1]) if shown[geom][0] >= 0 else -1 for geom in shapes],
+        [int(shown[geom][1]) if shown[geom][0] else -1 for geom in zones],
+    )
+
+
 def cast_shadows(model: mujoco.MjModel, data: mujoco.MjData) -> None:
     """Show a shadow under what is in the air, which tells a lifted object from one further back; nowhere else, as
     every geom costs time to draw."""

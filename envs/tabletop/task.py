@@ -10,6 +10,7 @@ from envs.tabletop import goals, instructions, starts, table
 from envs.tabletop.experts import Expert
 from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, TOOLS, Scene
 from envs.tabletop.scene import draw as draw_scene
+from envs.tabletop.state import ByColour
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES, SPLITS, check_choice
 from envs.tasks import PHYSICS_STEPS
 from envs.tasks.task import Task
@@ -71,6 +72,7 @@ class Tabletop(Task):
         self.instruction = instruction or ""
         self.model = table.build(embodiment)
         self.data = mujoco.MjData(self.model)
+        self.privileged_state = ByColour(self.model)
         self.dt = PHYSICS_STEPS * self.model.opt.timestep
         self.render_mode = render_mode
         self._renderer = None

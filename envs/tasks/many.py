@@ -31,7 +31,8 @@ class Many(gymnasium.Env):
         task_kwargs: task to arguments of its own.
 
     Attributes:
-        models: of all tasks; `model` is one of them.
+        envs: of all tasks.
+        models: theirs; `model` is one of them.
 
     Raises:
         ValueError: an unknown task, or one that is drawn and not listed.
@@ -54,8 +55,9 @@ class Many(gymnasium.Env):
             for name in self.tasks
         }
         self._maps = {name: ActionMap(env.action_space) for name, env in self._envs.items()}
-        self.models = [env.model for env in self._envs.values()]
-        self.dt, self.render_mode = next(iter(self._envs.values())).dt, render_mode
+        self.envs = list(self._envs.values())
+        self.models = [env.model for env in self.envs]
+        self.dt, self.render_mode = self.envs[0].dt, render_mode
         self._task = self.drawn[0]
         longest = max(action_map.length for action_map in self._maps.values())
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (longest,), np.float32)
@@ -86,7 +88,7 @@ class Many(gymnasium.Env):
         return self._envs[self._task].render()
 
     def close(self) -> None:
-        for env in self._envs.values():
+        for env in self.envs:
             env.close()
 
     def _observation(self) -> np.ndarray:

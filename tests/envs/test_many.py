@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.privileged import PrivilegedState
+from envs.privileged import state_of
 
 NAMES = ["CartpoleSwingup", "Reacher", "Tabletop"]
 
@@ -25,9 +25,9 @@ def test_every_task_is_drawn_and_the_same_seed_draws_the_same(many):
     assert drawn == [many.reset(seed=seed)[1]["task"] for seed in range(30)]
 
 
-def places(models, which: int) -> np.ndarray:
-    """Where the state of one of the models stands among all: every model's positions come before all velocities."""
-    states = [PrivilegedState(model) for model in models]
+def places(several, which: int) -> np.ndarray:
+    """Where the state of one of several envs stands among all: every env's positions come before all velocities."""
+    states = [state_of(env) for env in several]
     speeds = [state.length - state.positions for state in states]
     position = sum(state.positions for state in states[:which])
     velocity = sum(state.positions for state in states) + sum(speeds[:which])
@@ -45,7 +45,7 @@ def test_an_episode_is_the_tasks_own(many):
     raw.reset(seed=seed)
     rng = np.random.default_rng(0)
     alone.reset(seed=0, options={"state": np.r_[raw.data.qpos, raw.data.qvel], "goal": raw.data.mocap_pos[0, :2]})
-    own = np.isin(np.arange(many.interface["privileged_dim"]), places(many.unwrapped.models, 1))
+    own = np.isin(np.arange(many.interface["privileged_dim"]), places(many.unwrapped.envs, 1))
     for _ in range(5):
         action = rng.uniform(-1, 1, 2).astype(np.float32)
         mine, reward, *_, info = many.step(action)

@@ -1,5 +1,6 @@
 """The tabletop as an env: starts, splits, pictures, and experts that do what is asked."""
 
+import dataclasses
 import itertools
 import math
 
@@ -277,3 +278,25 @@ def test_facts_can_be_asked_of_the_env():
     env.reset(seed=1, options={"solved": True})
     cube = parse(env.unwrapped.instruction).objects[0]
     assert holds(Fact("in_zone", (cube,), "green"), env.unwrapped.scene)
+
+
+def test_its_state_as_a_target_is_told_by_colour_as_a_picture_shows_it():
+    env = make().unwrapped
+    env.reset(seed=3)
+    state, scene = env.privileged_state, env.scene
+    told = state(env.data)
+    assert told.shape == (state.length,) == (2 + 8 * 7 + 2 + 8 * 2,) and told.dtype == np.float32
+    table.put(dataclasses.replace(scene, objects=scene.objects[::-1], zones=scene.zones[::-1]), env.model, env.data)
+    assert np.allclose(state(env.data), told)  # which body an object is makes no difference
+    for name, row in zip(COLOURS, told[2 : 2 + 8 * 4].reshape(8, 4)):
+        same = [thing.position for thing in scene.objects if thing.colour == name]
+        assert np.allclose(row, [len(same), *np.sum(same or [[0, 0, 0]], axis=0)], atol=1e-6)
+    for name, row in zip(COLOURS, told[2 + 8 * 4 : state.positions].reshape(8, 3)):
+        zone = scene.zone(name)
+        assert np.allclose(row, [1, *zone.position] if zone else 0, atol=1e-6)
+    mujoco.mj_forward(env.model, env.data)
+    for _ in range(3):
+        env.step(np.array([1.0, 0.5]))
+    moved = state(env.data)
+    assert np.allclose(moved[state.positions :][:2], env.data.qvel[:2], atol=1e-6) and moved[state.positions] > 0.3
+    env.close()
