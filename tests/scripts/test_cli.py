@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,7 +155,7 @@ def test_a_sweep_names_a_folder_for_every_job_after_what_differs(tmp_path):
 
 
 def test_an_expected_error_is_its_message_and_leaves_no_empty_folder(tmp_path):
-    code, out, errors = run_job("raise FileNotFoundError('no bread at home')", tmp_path)
+    code, _, errors = run_job("raise FileNotFoundError('no bread at home')", tmp_path)
     assert code == 1 and "no bread at home" in errors and "WORLDMODEL_TRACEBACK=1" in errors
     assert "Traceback" not in errors and not (tmp_path / "outputs").exists()
 
@@ -217,7 +216,7 @@ def test_a_policy_without_its_checkpoint_says_what_to_give(tmp_path):
 def test_collecting_twice_appends_and_reads_back(tmp_path):
     small = ["data=episodes", "collect.steps=20", "collect.envs=2", "env.max_episode_steps=10", "env.image_size=16"]
     for _ in range(2):
-        code, out, errors = run("collect", *small, folder=tmp_path)
+        code, _, errors = run("collect", *small, folder=tmp_path)
         assert code == 0, errors
     from worldmodel.data import EpisodeStore
 
@@ -228,7 +227,7 @@ def test_collecting_twice_appends_and_reads_back(tmp_path):
 
 
 def test_a_policy_is_filmed(tmp_path):
-    code, out, errors = run("record", "policy=random", "run=film", "env.max_episode_steps=5", folder=tmp_path)
+    code, _, errors = run("record", "policy=random", "run=film", "env.max_episode_steps=5", folder=tmp_path)
     assert code == 0, errors
     assert (tmp_path / "film" / "videos" / "random_10000.mp4").stat().st_size > 0
 

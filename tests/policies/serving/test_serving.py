@@ -245,9 +245,8 @@ def test_a_frame_that_would_fill_the_memory_ends_that_connection_alone(url):
 
 
 def test_a_page_in_a_browser_is_turned_away(url):
-    with pytest.raises(Exception, match="403"):
-        with connect(url, origin="https://example.com", proxy=None):
-            pass
+    with pytest.raises(Exception, match="403"), connect(url, origin="https://example.com", proxy=None):
+        pass
 
 
 def test_more_clients_than_there_is_place_for_are_told(url):

@@ -260,7 +260,7 @@ def test_exported_with_a_free_batch():
 )
 def test_what_the_kernels_do_not_take_is_refused_or_left_to_torch(length, dim, dtype, monkeypatch):
     packed, scale = (x.to(dtype) for x in tensors(1, length, 1, 2, 1, dim))
-    operation, reference = both(length, dim, 2, 1, "time", True)
+    operation, _ = both(length, dim, 2, 1, "time", True)
     with pytest.raises(ValueError, match="use kernels=auto or kernels=torch"):
         operation(packed, scale)
 
