@@ -96,7 +96,7 @@ def trained(arguments, pictures, tables) -> None:
     from envs.captions.recolouring import recolour
     from envs.captions.speaking import known_words, possible_claims, say, true_claims
     from envs.captions.telling import told_attributes, told_codes, told_labels, told_sentences
-    from envs.captions.truth import ATTRIBUTES, attributes, degrees
+    from envs.captions.truth import ATTRIBUTE_WEIGHTS, ATTRIBUTES, attributes, degrees
     from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
     from worldmodel.vision_language.contrastive import (
         DualEncoderConfig,
@@ -112,7 +112,7 @@ def trained(arguments, pictures, tables) -> None:
     torch.manual_seed(arguments.seed)
     model = make_model(config, len(tokenizer), SIZE)
     vocabulary = Vocabulary(len(RELATIONS), SUBJECTS, NAMED_BY, LABELS)
-    training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES, vocabulary)
+    training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES, vocabulary, ATTRIBUTE_WEIGHTS)
     modules = {"model": model, "teachers": training.teachers}
     checkpoints = arguments.folder / "checkpoints"
     first = 0
@@ -135,10 +135,11 @@ def trained(arguments, pictures, tables) -> None:
         sentences = [say(claim, rng) for claim in claims]
         seen, recoloured = pictures[rows], rng.random(len(rows)) < RECOLOURED
         seen[recoloured] = recolour(seen[recoloured], rng)
-        known = told_sentences(known, claims, chosen, recoloured)
+        known = told_sentences(true, known, claims, chosen, recoloured)
         parts = chosen.cells.astype(int), *told_attributes(attributes(chosen), recoloured)
-        codes, (answers, weight) = told_codes(draw_codes(chosen, FACTS, rng), chosen, recoloured), labels(chosen)
-        facts = Facts(codes, (answers, told_labels(weight, chosen, recoloured)), codes_of(claims))
+        codes = told_codes(draw_codes(chosen, FACTS, rng), chosen, recoloured, rng)
+        answers, weight = labels(chosen)
+        facts = Facts(codes, (answers, told_labels(answers, weight, chosen, recoloured)), codes_of(claims))
         losses.append(training.update(update, seen, sentences, true, known, rng, parts, facts))
         if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
             meta = {"update": update + 1, "run": _run(arguments)}

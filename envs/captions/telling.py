@@ -1,8 +1,9 @@
 """What an encoder is told of training pictures, so that it does not learn which combinations there never are.
 
 Some combinations of colour and shape are in no training picture. Told all that is true, an encoder learns of what shape a thing
-of some colour never is, and denies it of one that is. So nothing says of a thing, or of a picture that shows one, that it is not
-of a shape which is held out with its colour; and of recoloured pictures nothing is said about colours.
+of some colour never is, and denies it of one that is. So nothing says of a thing that it is not of a shape which is held out with
+its colour; what is said about shapes alone counts so that colours give no answer away; and of recoloured pictures nothing is said
+about colours.
 """
 
 from __future__ import annotations
@@ -49,10 +50,23 @@ _ASKS_SHAPES = _shape_matrix(QUESTIONS)
 _OF_COLOUR = np.array([name == "exists" or value in COLOURS for name, value in RELATIONS])
 
 
-def barred_shapes(tables: Tables) -> np.ndarray:
-    """Bool `[N, shapes]`: whether a picture shows a thing of a colour with which that shape is held out."""
+def denials(tables: Tables) -> np.ndarray:
+    """How much it counts that a picture shows no thing of a shape, float32 `[N, shapes]`, beside 1 where it shows one.
+
+    Of a picture's n things, k have colours with which the shape is held out. Each of the others has it with the chance p = 1/4;
+    so it is missing with (1 - p)^(n - k), and seldom where k is small: the colours alone would tell. With the weight
+
+        (1 - p)^k (1 - (1 - p)^(n - k)) / (1 - (1 - p)^n)
+
+    of the pictures that lack it, it is missing as often whatever the colours are.
+    """
     colours = tables.objects[..., _COLOUR].astype(int)
-    return (HELD_OUT[colours] & (colours >= 0)[..., None]).any(1)
+    there = colours >= 0
+    things = there.sum(1)[:, None]
+    barred = (HELD_OUT[colours] & there[..., None]).sum(1)
+    missing = 1 - 1 / (len(SHAPES) - 1)
+    odds = (1 - missing ** (things - barred)) / np.maximum(1 - missing**things, 1e-9)
+    return np.where(things > 0, missing**barred * odds, 1.0).astype(np.float32)
 
 
 def told_attributes(values: np.ndarray, recoloured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,26 +80,29 @@ def told_attributes(values: np.ndarray, recoloured: np.ndarray) -> tuple[np.ndar
     return values, excluded
 
 
-def told_labels(weight: np.ndarray, tables: Tables, recoloured: np.ndarray) -> np.ndarray:
-    """Of the weights `[N, LABELS]` of `envs.captions.codes.labels`, what counts: the rest is 0."""
-    return weight * _told(_ASKS_COLOUR, _ASKS_SHAPES, tables, recoloured)
+def told_labels(degree: np.ndarray, weight: np.ndarray, tables: Tables, recoloured: np.ndarray) -> np.ndarray:
+    """Of the answers and weights, `[N, LABELS]` each, of `envs.captions.codes.labels`: what they count."""
+    return weight * _told(degree, _ASKS_COLOUR, _ASKS_SHAPES, tables, recoloured)
 
 
-def told_sentences(known: np.ndarray, sentences: list[Claims], tables: Tables, recoloured: np.ndarray) -> np.ndarray:
-    """Of what is known `[N, S]` of pictures and sentences, what is told."""
+def told_sentences(
+    degree: np.ndarray, known: np.ndarray, sentences: list[Claims], tables: Tables, recoloured: np.ndarray
+) -> np.ndarray:
+    """How much each pair of a picture and a sentence counts, float32 `[N, S]`, of which `degree [N, S]` of truth is `known`."""
     by_colour = np.array([names_colour(claims) for claims in sentences])
-    return known & _told(by_colour, _shape_matrix(sentences), tables, recoloured)
+    return known * _told(degree, by_colour, _shape_matrix(sentences), tables, recoloured)
 
 
-def _told(by_colour: np.ndarray, by_shape: np.ndarray, tables: Tables, recoloured: np.ndarray) -> np.ndarray:
-    """Bool `[N, S]`, for sentences that name colours `[S]`, and things by shapes alone `[S, shapes]`."""
-    barred = barred_shapes(tables).astype(np.float32) @ by_shape.T.astype(np.float32) > 0
-    return ~np.where(recoloured[:, None], by_colour, barred)
+def _told(degree, by_colour: np.ndarray, by_shape: np.ndarray, tables: Tables, recoloured: np.ndarray) -> np.ndarray:
+    """Float32 `[N, S]`, for sentences that name colours `[S]`, and things by shapes alone `[S, shapes]`."""
+    denied = np.exp(np.log(np.maximum(denials(tables), 1e-9)) @ by_shape.T.astype(np.float32))
+    plain = degree + (1 - degree) * denied
+    return np.where(recoloured[:, None], ~by_colour, plain).astype(np.float32)
 
 
-def told_codes(codes: Codes, tables: Tables, recoloured: np.ndarray) -> Codes:
+def told_codes(codes: Codes, tables: Tables, recoloured: np.ndarray, rng: np.random.Generator) -> Codes:
     """Of facts as numbers, those that can be told: of recoloured pictures without zones, and of things whose shape and size
-    no other thing has, by these alone."""
+    no other thing has, by these alone; of other pictures, what denies a shape as often as it counts."""
     changed = recoloured[codes.picture]
     subjects = codes.subjects.copy()
     subjects[changed, :, _COLOUR] = _NOT_SAID
@@ -94,6 +111,7 @@ def told_codes(codes: Codes, tables: Tables, recoloured: np.ndarray) -> Codes:
     one = (same.all(-1) & (objects[:, None, :, _COLOUR] >= 0)).sum(-1) == 1
     unused = (codes.subjects == _NOT_SAID).all(-1)
     colour, shape = subjects[:, 0, _COLOUR], subjects[:, 0, _SHAPE]
-    barred = (colour == _NOT_SAID) & (shape != _NOT_SAID) & barred_shapes(tables)[codes.picture, shape]
-    told = np.where(changed, ~_OF_COLOUR[codes.relation] & (one | unused).all(-1), ~barred)
+    by_shape = (colour == _NOT_SAID) & (shape != _NOT_SAID)
+    share = np.where(by_shape, codes.degree + (1 - codes.degree) * denials(tables)[codes.picture, shape], 1.0)
+    told = np.where(changed, ~_OF_COLOUR[codes.relation] & (one | unused).all(-1), rng.random(len(share)) < share)
     return Codes(codes.picture[told], codes.relation[told], subjects[told], codes.degree[told])

@@ -8,7 +8,7 @@ import pytest
 from envs.captions.codes import HELD_OUT, QUESTIONS, RELATIONS, draw_codes, labels
 from envs.captions.speaking import possible_claims, true_claims
 from envs.captions.telling import (
-    barred_shapes,
+    denials,
     names_colour,
     shapes_alone,
     told_attributes,
@@ -16,7 +16,7 @@ from envs.captions.telling import (
     told_labels,
     told_sentences,
 )
-from envs.captions.truth import OF_TWO, TRUE, attributes, empty_tables, enter_scene
+from envs.captions.truth import OF_TWO, TRUE, attributes, degrees, empty_tables, enter_scene
 from envs.tabletop.scene import TOOLS, draw
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES
 
@@ -33,16 +33,42 @@ def tables():
     return tables
 
 
-def barred_in(tables, row: int) -> set[int]:
-    """What `barred_shapes` says, from the words."""
+def barred_in(tables, row: int) -> list[int]:
+    """Of each thing in a picture, the shape that is held out with its colour, from the words."""
     colours = [tuple(COLOURS)[number] for number in tables.objects[row, :, 0] if number >= 0]
-    return {SHAPES.index(shape) for colour, shape in HELD_OUT_COMBINATIONS if colour in colours}
+    return [SHAPES.index(shape) for colour in colours for held, shape in HELD_OUT_COMBINATIONS if held == colour]
 
 
-def test_a_shape_is_barred_by_the_colours_that_are_shown(tables):
-    barred = barred_shapes(tables)
-    assert [set(np.flatnonzero(row)) for row in barred] == [barred_in(tables, row) for row in range(COUNT)]
-    assert barred.any() and not barred.all()
+def test_how_often_a_shape_is_missing_tells_nothing_of_the_colours(tables):
+    """Counted over many pictures by their weights, it is as often missing where no colour bars it as where one or two do."""
+    count, rng = 20_000, np.random.default_rng(3)
+    objects = np.full((count, *tables.objects.shape[1:]), -1, tables.objects.dtype)
+    free = np.argwhere(~HELD_OUT)
+    objects[:, :4, :2] = free[rng.integers(len(free), size=(count, 4))]
+    drawn = tables._replace(objects=objects)
+    for shape in range(len(SHAPES)):
+        shown = (objects[:, :4, 1] == shape).any(1)
+        barred = HELD_OUT[objects[:, :4, 0].astype(int), shape].sum(1)
+        weight = denials(drawn)[:, shape]
+        missing = []
+        for number in (0, 1, 2):
+            these = barred == number
+            if these.sum() > 1000:
+                denied = weight[these & ~shown].sum()
+                missing.append(denied / (denied + (these & shown).sum()))
+        assert len(missing) >= 2 and np.ptp(missing) < 0.05, missing
+
+
+def test_what_denies_a_shape_counts_less_the_more_colours_bar_it(tables):
+    weight = denials(tables)
+    for row in range(COUNT):
+        barred = barred_in(tables, row)
+        things = (tables.objects[row, :, 0] >= 0).sum()
+        for shape in range(len(SHAPES)):
+            k = barred.count(shape)
+            assert weight[row, shape] == pytest.approx(
+                0.75**k * (1 - 0.75 ** (things - k)) / (1 - 0.75**things), abs=1e-5
+            )
 
 
 def test_a_part_is_not_told_apart_from_what_it_never_is(tables):
@@ -57,17 +83,14 @@ def test_a_part_is_not_told_apart_from_what_it_never_is(tables):
     assert excluded.sum() == HELD_OUT[values[there][:, 0]].sum() > 0
 
 
-def test_no_question_lets_a_shape_be_denied_where_it_is_barred(tables):
-    _, weight = labels(tables)
-    told = told_labels(weight, tables, RECOLOURED)
+def test_questions_about_shapes_alone_count_so_much(tables):
+    answers, weight = labels(tables)
+    told, denied = told_labels(answers, weight, tables, RECOLOURED), denials(tables)
     for number, question in enumerate(QUESTIONS):
-        for row in range(COUNT):
-            kept = (
-                not names_colour(question)
-                if RECOLOURED[row]
-                else not set(shapes_alone(question)) & barred_in(tables, row)
-            )
-            assert told[row, number] == (weight[row, number] if kept else 0)
+        share = denied[:, shapes_alone(question)].prod(1)
+        plain = answers[:, number] + (1 - answers[:, number]) * share
+        expected = np.where(RECOLOURED, not names_colour(question), plain)
+        assert np.allclose(told[:, number], weight[:, number] * expected, atol=1e-5)
     by_shape = [i for i, question in enumerate(QUESTIONS) if shapes_alone(question)]
     assert len(by_shape) > 40 and told[RECOLOURED][:, by_shape].any() and told[~RECOLOURED][:, by_shape].any()
 
@@ -75,17 +98,19 @@ def test_no_question_lets_a_shape_be_denied_where_it_is_barred(tables):
 def test_sentences_are_told_where_they_can_be(tables):
     rng = np.random.default_rng(1)
     sentences = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in range(COUNT)]
-    told = told_sentences(np.ones((COUNT, len(sentences)), bool), sentences, tables, RECOLOURED)
+    true, known = degrees(sentences, tables)
+    told, denied = told_sentences(true, known, sentences, tables, RECOLOURED), denials(tables)
     for place, claims in enumerate(sentences):
-        assert (told[RECOLOURED, place] == (not names_colour(claims))).all()
-        kept = [not set(shapes_alone(claims)) & barred_in(tables, row) for row in range(COUNT)]
-        assert np.array_equal(told[~RECOLOURED, place], np.array(kept)[~RECOLOURED])
+        assert np.array_equal(told[RECOLOURED, place], known[RECOLOURED, place] * (not names_colour(claims)))
+        share = denied[:, shapes_alone(claims)].prod(1)
+        expected = known[:, place] * (true[:, place] + (1 - true[:, place]) * share)
+        assert np.allclose(told[~RECOLOURED, place], expected[~RECOLOURED], atol=1e-5)
     assert told[RECOLOURED].any() and told[~RECOLOURED].mean() > 0.7
 
 
 def test_facts_of_recoloured_pictures_are_still_true_and_name_one_thing(tables):
     codes = draw_codes(tables, 40, np.random.default_rng(2))
-    told = told_codes(codes, tables, RECOLOURED)
+    told = told_codes(codes, tables, RECOLOURED, np.random.default_rng(4))
     plain = ~RECOLOURED[told.picture]
     assert 0.8 < plain.sum() / (~RECOLOURED[codes.picture]).sum() <= 1 and 50 < (~plain).sum() < plain.sum()
     names = {RELATIONS[number][0] for number in told.relation[~plain]}

@@ -154,6 +154,7 @@ class Pretraining:
         model, tokenizer: of `make_model` and `make_tokenizer`.
         updates: how many there will be, for the learning rate.
         attributes: of a picture's parts, how many values each has.
+        attribute_weights: what reading each of them counts; None: all alike.
         vocabulary: of the facts that updates come with, if any do.
 
     Attributes:
@@ -169,9 +170,11 @@ class Pretraining:
         updates: int,
         attributes: Sequence[int] = (1,),
         vocabulary: Vocabulary | None = None,
+        attribute_weights: Sequence[float] | None = None,
     ):
         self.model, self.tokenizer, self.config = model.train(), tokenizer, config
         self.attributes = list(attributes)
+        self.attribute_weights = list(attribute_weights or [1.0] * len(self.attributes))
         self.teachers = nn.ModuleDict({"reader": nn.Linear(config.width, sum(attributes))})
         if vocabulary is not None:
             self.teachers["facts"] = FactEncoder(vocabulary, config.width)
@@ -214,7 +217,7 @@ class Pretraining:
             pictures: uint8 `[B, H, W, 3]`.
             sentences: S = 2 B; sentence i and B + i were made for picture i, the second of them true or not.
             true: float or bool `[B, S]`, the degree to which it is true.
-            known: bool `[B, S]`.
+            known: float or bool `[B, S]`, 0 where it is not known, else what it counts.
             parts: int `[B, P]`, which patch shows the middle of each part, -1 for none; int `[B, P, attributes]`, what it is,
                 -1 where it has no such attribute; and perhaps bool `[B, P, values of all attributes]`, from which values it
                 is not told apart. None teaches no parts.
@@ -261,7 +264,7 @@ class Pretraining:
     def _parts_loss(
         self, patches: Tensor, cells: np.ndarray, values: np.ndarray, excluded: np.ndarray | None = None
     ) -> Tensor:
-        """Cross-entropy of each attribute, of `patches [B, cells, W]`, summed over the attributes."""
+        """Cross-entropy of each attribute, of `patches [B, cells, W]`, summed over the attributes with their weights."""
         rows, parts = np.nonzero(cells >= 0)
         logits = self.teachers["reader"](patches[rows, cells[rows, parts]])
         if excluded is not None:
@@ -271,7 +274,7 @@ class Pretraining:
         for place, logit in enumerate(logits.split(self.attributes, -1)):
             known = targets[:, place] >= 0
             if known.any():
-                losses.append(F.cross_entropy(logit[known], targets[known, place]))
+                losses.append(self.attribute_weights[place] * F.cross_entropy(logit[known], targets[known, place]))
         return torch.stack(losses).sum() if losses else patches.sum() * 0.0
 
 
