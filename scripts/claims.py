@@ -24,7 +24,10 @@ GOAL_IMAGE = f"env.kwargs.render_goal=false {TO_GOALS} eval.episodes=50 eval.env
 TOKENS = "vision_language=embedded"
 PENDULUM_TOKENS = f"env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=1 {TOKENS}"
 REACHER_TOKENS = f"env.id=worldmodel/Reacher-v0 training.online.rounds=1 {TOKENS}"
-TABLETOP = f"env.id=worldmodel/Tabletop-v0 env.action_repeat=4 {TO_GOALS} {TOKENS}"
+TABLETOP = (
+    f"env.id=worldmodel/Tabletop-v0 env.action_repeat=4 {TO_GOALS} {TOKENS} model.latent_dim=128 goal_value.ahead=0.85 "
+    "training.collect.steps=100000 training.pretrain.updates=5000 training.online.rounds=0"
+)
 """Random episodes of the table with the pusher, nothing asked and no rewards; what is asked for comes with `UNSEEN`."""
 
 UNSEEN = ("env.kwargs.split=held_out_layouts", "eval.episodes=50", "eval.envs=10", "eval.baselines=[random]")
