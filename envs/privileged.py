@@ -52,10 +52,10 @@ class PrivilegedState:
 
 
 def state_of(env):
-    """What reads the state of an unwrapped MuJoCo env: its own `privileged_state`, that of each of its `envs` side by side
-    where it has several, or all that its model has."""
+    """What reads the state of an unwrapped MuJoCo env: its own `privileged_state`, called like `PrivilegedState` and with the
+    same attributes; that of each of its `envs` side by side, where it has several; or all that its model has."""
     own = getattr(env, "privileged_state", None)
-    if own is not None:
+    if callable(own):
         return own
     several = getattr(env, "envs", None)
     return JoinedState(several) if several else PrivilegedState(env.model)
