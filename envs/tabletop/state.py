@@ -30,19 +30,18 @@ class ByColour:
 
     def __call__(self, data: mujoco.MjData) -> np.ndarray:
         """float32 [P] of `data`."""
-        objects, zones = np.zeros((len(COLOURS), 4)), np.zeros((len(COLOURS), 3))
-        speeds = np.zeros((len(COLOURS), 2))
         shown, marked = table.colours(self._model)
         places = data.qpos[self._tool :].reshape(-1, self._each)
         moving = data.qvel[self._tool :].reshape(-1, self._each)
-        for i, colour in enumerate(shown):
-            if colour >= 0:
-                height = places[i, 3] if self._each == 4 else 0.0
-                objects[colour] += 1.0, places[i, 0], places[i, 1], height
-                speeds[colour] += moving[i, :2]
-        for i, colour in enumerate(marked):
-            if colour >= 0:
-                zones[colour] += 1.0, *data.mocap_pos[i, :2]
-        tool = data.qpos[: self._tool], data.qvel[: self._tool]
-        parts = tool[0], objects.ravel(), zones.ravel(), tool[1], speeds.ravel()
+        objects, zones = np.zeros((len(shown), 4)), np.ones((len(marked), 3))
+        objects[:, 0], objects[:, 1:3], zones[:, 1:] = 1.0, places[:, :2], data.mocap_pos[:, :2]
+        if self._each == 4:
+            objects[:, 3] = places[:, 3]
+        parts = (
+            data.qpos[: self._tool],
+            (shown.T @ objects).ravel(),
+            (marked.T @ zones).ravel(),
+            data.qvel[: self._tool],
+            (shown.T @ moving[:, :2]).ravel(),
+        )
         return np.concatenate(parts, dtype=np.float32)

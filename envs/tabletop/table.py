@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import mujoco
+import numpy as np
 
 from envs.tabletop.scene import CROSS_BAR, MAX_OBJECTS, MAX_ZONES, TOOL_RADIUS, ZONE, Object, Scene, Tool, Zone
 from envs.tabletop.vocabulary import COLOURS, SHAPES, SIZES
@@ -204,13 +205,15 @@ def read(model: mujoco.MjModel, data: mujoco.MjData) -> Scene:
     return Scene(tuple(objects), marked, tool)
 
 
-def colours(model: mujoco.MjModel) -> tuple[list[int], list[int]]:
-    """The colour of each of the model's objects and of its zones, by its place in `COLOURS`; -1 where there is none."""
-    shown = model.geom_user.tolist()
+def colours(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Which colour each of the model's objects and each of its zones has: bool `[6, 8]` and `[3, 8]`, by its place in
+    `COLOURS`; no colour where there is none."""
     shapes, zones = _geoms(model)
+    objects, marked = model.geom_user[shapes.start : shapes.stop : 3], model.geom_user[zones.start : zones.stop]
+    each = np.arange(len(COLOURS))
     return (
-        [int(shown[geom][1]) if shown[geom][0] >= 0 else -1 for geom in shapes],
-        [int(shown[geom][1]) if shown[geom][0] else -1 for geom in zones],
+        (objects[:, 1:2] == each) & (objects[:, :1] >= 0),
+        (marked[:, 1:2] == each) & (marked[:, :1] != 0),
     )
 
 
