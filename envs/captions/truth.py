@@ -35,7 +35,7 @@ _STEPS = (25, 51, 77, 102)  # between degrees of what does not hold, told apart 
 # Of `attributes`: how many values each has.
 ATTRIBUTES = (len(COLOURS), len(SHAPES), len(SIZES), len(COLOURS), *(len(_STEPS) + 1,) * 4, len(COLOURS) + 1)
 # How much reading each of them counts: forms are small, and are learned long after colours.
-ATTRIBUTE_WEIGHTS = (1.0, 3.0, 1.0, 1.0, *(1.0,) * 4, 1.0)
+ATTRIBUTE_WEIGHTS = (1.0, 3.0, *(1.0,) * (len(ATTRIBUTES) - 2))
 GRID = 8  # cells of a picture's side
 _ANY = -1  # of a reference: not said; of an object: it is absent
 

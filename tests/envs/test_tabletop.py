@@ -300,3 +300,14 @@ def test_its_state_as_a_target_is_told_by_colour_as_a_picture_shows_it():
     moved = state(env.data)
     assert np.allclose(moved[state.positions :][:2], env.data.qvel[:2], atol=1e-6) and moved[state.positions] > 0.3
     env.close()
+
+
+def test_the_grippers_state_as_a_target_has_the_heights_of_what_is_lifted():
+    env = make(embodiment="gripper", kinds=["lift"]).unwrapped
+    env.reset(seed=4, options={"solved": True})
+    told = env.privileged_state(env.data)
+    assert told.shape == (env.privileged_state.length,) == (5 + 8 * 7 + 5 + 8 * 2,)
+    heights = told[5 : 5 + 8 * 4].reshape(8, 4)[:, 3]
+    lifted = {tuple(COLOURS).index(thing.colour) for thing in env.scene.objects if thing.position[2] > 0.05}
+    assert len(lifted) == 1 and set(np.flatnonzero(heights > 0.05)) == lifted
+    env.close()
