@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.precision import reduced_precision
 from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss, labels_loss
 from worldmodel.vision_language.muon import Muon
 from worldmodel.vision_language.preprocessing import Preprocessing
@@ -173,6 +174,8 @@ class Pretraining:
         attribute_weights: Sequence[float] | None = None,
     ):
         self.model, self.tokenizer, self.config = model.train(), tokenizer, config
+        if model.device.type == "cpu":  # over 64 patches and 12 numbers a head, nearly twice as fast as torch's fused one
+            model.set_attn_implementation("eager")
         self.attributes = list(attributes)
         self.attribute_weights = list(attribute_weights or [1.0] * len(self.attributes))
         self.teachers = nn.ModuleDict({"reader": nn.Linear(config.width, sum(attributes))})
@@ -223,8 +226,9 @@ class Pretraining:
                 is not told apart. None teaches no parts.
             facts: about the pictures and the sentences. None teaches none.
         """
-        seen = self.model.vision_model(pixel_values=self.preprocess(torch.from_numpy(pictures)))
-        images = F.normalize(seen.pooler_output)
+        with reduced_precision(self.model.device):
+            seen = self.model.vision_model(pixel_values=self.preprocess(torch.from_numpy(pictures)))
+        images = F.normalize(seen.pooler_output.float())
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         losses, texts = {}, None
         if number >= self.silent:
@@ -234,7 +238,7 @@ class Pretraining:
             weight[rows, batch + rows] *= self.config.own_weight
             losses["pairs"] = sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
         if parts is not None:
-            losses["parts"] = self._parts_loss(seen.last_hidden_state, *parts)
+            losses["parts"] = self._parts_loss(seen.last_hidden_state.float(), *parts)
         if facts is not None:
             teacher = self.teachers["facts"]
             losses["facts"] = facts_loss(teacher, images, texts, scale, bias, facts)
@@ -259,7 +263,8 @@ class Pretraining:
         share = np.maximum(rng.uniform(-UNKNOWN_WORDS, UNKNOWN_WORDS, (len(words), 1)), 0.0)
         unknown = (rng.random(words.shape) < share) & (words > 2)
         words = torch.from_numpy(np.where(unknown, 2, words))
-        return F.normalize(self.model.text_model(input_ids=words).pooler_output)
+        with reduced_precision(self.model.device):
+            return F.normalize(self.model.text_model(input_ids=words).pooler_output.float())
 
     def _parts_loss(
         self, patches: Tensor, cells: np.ndarray, values: np.ndarray, excluded: np.ndarray | None = None
