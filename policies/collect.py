@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policies.baselines import RandomPolicy
+from policies.expert import ExpertPolicy
 from policies.policy import Policy
 from policies.rollout import Episode, rollout
 
 if TYPE_CHECKING:
     from worldmodel.data import EpisodeStore
+    from worldmodel.interface import Interface
     from worldmodel.progress import Progress
 
 FAILURES = 100  # episodes in a row, without a success, after which nothing more is hoped for
@@ -135,6 +138,13 @@ class _Dropped:
                 "is stored"
             )
         return False
+
+
+def first_policy(name: str, interface: Interface, seed: int, options: Mapping) -> Policy:
+    """Who acts before anything is learned, `random` or `expert`, as `training.collect` says."""
+    if name == "expert":
+        return ExpertPolicy(interface, seed, options["expert_noise"])
+    return RandomPolicy(interface, seed, **options["policy"])
 
 
 def next_seed(store: EpisodeStore, base: int, count: int) -> int:

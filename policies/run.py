@@ -13,8 +13,7 @@ import torch
 
 from policies.adaptation import Scratch
 from policies.agent import Agent
-from policies.baselines import RandomPolicy
-from policies.collect import collect
+from policies.collect import collect, first_policy
 from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
 from policies.scales import fix_scales
@@ -167,8 +166,11 @@ class Run:
     def _collect(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training["collect"]
         if self.first:
-            policy = RandomPolicy(interface=self.store.interface, seed=seed, **options["policy"])
-            self._add(policy, chunk.amount, options["envs"], options["workers"], options, bar.advance, "random")
+            followed = round(chunk.amount * options["expert"])
+            for name, steps in (("random", chunk.amount - followed), ("expert", followed)):
+                if steps:
+                    policy = first_policy(name, self.store.interface, seed, options)
+                    self._add(policy, steps, options["envs"], options["workers"], options, bar.advance, name)
         self._after_collection()
 
     def _act(self, chunk: Chunk, bar, seed: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.assemble import env_factories, with_objective
+from scripts.assemble import EXPERT, env_factories, with_objective
 from scripts.settings import SettingsError, merge_with_saved
 from scripts.verb import resolved, verb
 
@@ -28,7 +28,7 @@ def main(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
     from policies.pipeline import train
 
-    train(resolved(config), folder, *env_factories(config))
+    train(resolved(config), folder, *env_factories(config, [EXPERT] if config.training.collect.expert else []))
 
 
 def is_first_process() -> bool:

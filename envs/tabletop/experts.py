@@ -8,17 +8,10 @@ import numpy as np
 
 from envs.tabletop import goals
 from envs.tabletop.instructions import Instruction
-from envs.tabletop.paths import waypoint
-from envs.tabletop.scene import TOOL_RADIUS, Object, Scene
+from envs.tabletop.moves import Moves, still
+from envs.tabletop.scene import Scene
 
-_THINK_AGAIN = 5  # control steps between two choices of goal and way
-_GAIN = 8.0  # m/s of speed per metre to go
-_SLOW, _PUSH_GAIN = 0.12, 4.0  # m/s of the last of a push, and m/s more per metre to go
-_ALIGNED, _LOST = 0.03, 0.07  # metres beside the line of a push: to begin with, and to give up at
-# Metres of the fingertips over the table: over everything, to push, to grasp (under a plate's top), when lifted.
-_FLY, _LOW, _GRASP, _HIGH = 0.42, 0.02, 0.0, 0.25
-_OPEN, _CLOSED = 1.0, -1.0
-_ARRIVED = 0.04  # metres from the goal where a push ends
+ARRIVED = 0.04  # metres from the goal where a push ends
 
 
 class Expert:
@@ -34,99 +27,33 @@ class Expert:
         if noise and rng is None:
             raise ValueError(f"noise={noise} needs a generator: rng=np.random.default_rng(seed)")
         self.instruction, self._noise, self._rng = instruction, noise, rng
-        self._steps = 0
+        self._moves = Moves()
         self._goal: goals.Goal | None = None
         self._aim: goals.Goal | None = None  # the goal, or a detour to it
-        self._pushing = False
-        self._way: tuple[float, float] | None = None
 
     def act(self, now: Scene) -> np.ndarray:
         """The action for the scene as it is now: float32 [2] for the pusher, [4] for the gripper."""
         kind, index = self.instruction.kind, now.index(self.instruction.objects[0])
-        if index is None:
-            action = self._still(now)
+        if index is None or (kind == "reach" and now.tool.kind == "pusher" and self.instruction.satisfied(now)):
+            action = still(now)
         elif kind == "reach":
-            action = self._reach(now, index)
+            action = self._moves.reach(now, index)
         elif kind == "lift":
-            action = self._lift(now, now.objects[index])
+            action = self._moves.lift(now, now.objects[index])
         else:
             action = self._push(now)
-        self._steps += 1
+        self._moves.step()
         if self._noise:
             action = action + self._rng.normal(0.0, self._noise, size=action.shape)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
-    def _still(self, now: Scene) -> np.ndarray:
-        return _action(now, (0.0, 0.0), 0.0, _CLOSED)
-
-    def _reach(self, now: Scene, index: int) -> np.ndarray:
-        thing = now.objects[index]
-        if now.tool.kind == "gripper":
-            return self._fly(now, thing.position[:2], thing.position[2] + thing.height + 0.01)
-        if self.instruction.satisfied(now):
-            return self._still(now)
-        return _action(now, _towards(now, self._around(now, thing.position[:2], index)))
-
-    def _lift(self, now: Scene, thing: Object) -> np.ndarray:
-        x, y, z = now.tool.position
-        beside = math.dist((x, y), thing.position[:2])
-        slipping = beside < _LOST and thing.position[2] > _LOW  # for a moment not pressed from both sides
-        if thing.held or slipping:
-            return _action(now, (0.0, 0.0), _GAIN * (_HIGH - z), _CLOSED)
-        if beside < _ALIGNED and z < _GRASP + 0.015:
-            return _action(now, (0.0, 0.0), _GAIN * (_GRASP - z), _CLOSED)
-        return self._fly(now, thing.position[:2], _GRASP, _OPEN)
-
     def _push(self, now: Scene) -> np.ndarray:
-        if self._goal is None or self._steps % _THINK_AGAIN == 0:
+        if self._goal is None or self._moves.thinks:
             found = goals.goal(self.instruction, now, self._goal)
             self._aim = found or (goals.detour(now, self._goal) if self._goal else None) or self._goal
             self._goal = found or self._goal
         satisfied = self.instruction.satisfied(now)
         if self._aim is None or (satisfied and self.instruction.kind in ("push_next_to", "separate")):
-            return self._still(now)
-        thing, target = now.objects[self._aim.index], self._aim.position
-        left = math.dist(thing.position[:2], target)
-        if satisfied and left < _ARRIVED:
-            return self._still(now)
-        way = np.subtract(target, thing.position[:2]) / max(left, 1e-6)
-        from_thing = np.subtract(now.tool.position[:2], thing.position[:2])
-        along = float(from_thing @ way)
-        aside = from_thing - along * way
-        off = float(np.linalg.norm(aside))
-        low = now.tool.kind == "pusher" or now.tool.position[2] < _LOW + 0.03
-        near = -along < thing.radius + TOOL_RADIUS + 0.1
-        self._pushing = low and along < 0 and near and off < (_LOST if self._pushing else _ALIGNED)
-        if self._pushing:
-            speed = min(1.0, _SLOW + _PUSH_GAIN * left)
-            return _action(now, speed * way - 5.0 * aside, _GAIN * (_LOW - now.tool.position[2]))
-        behind = goals.contact_point(thing, target)
-        if now.tool.kind == "gripper":
-            return self._fly(now, behind, _LOW)
-        return _action(now, _towards(now, self._around(now, behind)))
-
-    def _around(self, now: Scene, target, ignored: int | None = None) -> tuple[float, float]:
-        if self._way is None or self._steps % _THINK_AGAIN == 0 or math.dist(self._way, now.tool.position[:2]) < 0.04:
-            self._way = waypoint(now, target, ignored)
-        return self._way
-
-    def _fly(self, now: Scene, target, height: float, opening: float = _CLOSED) -> np.ndarray:
-        """Over everything to `target`, then down to `height`."""
-        x, y, z = now.tool.position
-        beside = math.dist((x, y), target)
-        if beside > 2 * _ALIGNED or (beside > _ALIGNED and z > height + 0.05):
-            may_travel = z > _FLY - 0.05 or beside < _ALIGNED
-            planar = _towards(now, target) if may_travel else (0.0, 0.0)
-            return _action(now, planar, _GAIN * (_FLY - z), opening)
-        return _action(now, _towards(now, target), _GAIN * (height - z), opening)
-
-
-def _towards(now: Scene, target) -> np.ndarray:
-    """The velocity that leads to `target`, at most 1 m/s."""
-    velocity = _GAIN * np.subtract(target, now.tool.position[:2])
-    return velocity / max(1.0, float(np.linalg.norm(velocity)))
-
-
-def _action(now: Scene, planar, vertical: float = 0.0, opening: float = _CLOSED) -> np.ndarray:
-    planar = np.asarray(planar, float)
-    return planar if now.tool.kind == "pusher" else np.array([*planar, vertical, opening])
+            return still(now)
+        left = math.dist(now.objects[self._aim.index].position[:2], self._aim.position)
+        return still(now) if satisfied and left < ARRIVED else self._moves.push(now, self._aim)

@@ -8,6 +8,7 @@ import numpy as np
 
 from envs.tabletop import goals, instructions, starts, table
 from envs.tabletop.experts import Expert
+from envs.tabletop.play import Player
 from envs.tabletop.scene import MAX_OBJECTS, MAX_ZONES, TOOLS, Scene
 from envs.tabletop.scene import draw as draw_scene
 from envs.tabletop.state import ByColour
@@ -44,6 +45,7 @@ class Tabletop(Task):
             its shape; `held_out_phrasings`: training layouts, other words; `held_out_layouts`: the object named first
             starts in a square of 0.4 x 0.4 m where no training layout puts an object or a zone.
         objects: how many there are, from and to; more where the instruction names more.
+        plays: `expert_action` does not do what is asked, but plays (`envs.tabletop.play.Player`).
 
     Raises:
         ValueError: an option has an unknown value, a sentence is not understood, or asks the pusher to lift.
@@ -56,6 +58,7 @@ class Tabletop(Task):
         kinds=None,
         split: str = "train",
         objects: tuple[int, int] = (2, MAX_OBJECTS),
+        plays: bool = False,
         render_mode: str | None = None,
     ):
         check_choice("env.kwargs.embodiment", embodiment, TOOLS)
@@ -67,7 +70,7 @@ class Tabletop(Task):
             raise ValueError(f"env.kwargs.objects={objects!r}: from and to, between 1 and {MAX_OBJECTS}")
         self.embodiment, self.split = embodiment, split
         self._kinds, self._objects = tuple(kinds) if kinds else None, (low, high)
-        self._given = instruction
+        self._given, self._plays = instruction, plays
         self._instruction = self._understood(instruction) if instruction else None
         self.instruction = instruction or ""
         self.model = table.build(embodiment)
@@ -79,7 +82,7 @@ class Tabletop(Task):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2 if embodiment == "pusher" else 4,), np.float32)
         self._fixed = np.zeros((MAX_OBJECTS, 2 + len(SHAPES) + 3)), np.zeros((MAX_ZONES, 4))
         self._scene: Scene | None = None
-        self._expert: Expert | None = None
+        self._expert: Expert | Player | None = None
         self._asked = None
         self._show(draw_scene(np.random.default_rng(0), tool=embodiment))
         mujoco.mj_forward(self.model, self.data)
@@ -114,12 +117,12 @@ class Tabletop(Task):
         return instructions.parse(sentence).satisfied(self.scene)
 
     def expert_action(self) -> np.ndarray:
-        """What the scripted expert of this episode's instruction does now: float32 [A]. Ask once a step: it remembers
-        which way it goes."""
+        """What the scripted expert of this episode's instruction does now, or who plays: float32 [A]. Ask once a step: it
+        remembers which way it goes."""
         if self._instruction is None:
             raise RuntimeError("the expert acts in an episode: call reset() first")
         if self._expert is None:
-            self._expert = Expert(self._instruction)
+            self._expert = Player(self.np_random.spawn(1)[0]) if self._plays else Expert(self._instruction)
         return self._expert.act(self.scene)
 
     def step(self, action):

@@ -65,6 +65,32 @@ def test_an_expert_does_every_kind_of_task(tool, kind):
         assert holds(parse(info["instruction"]).result, after) and not holds(parse(info["instruction"]).result, before)
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_who_plays_moves_things_whatever_is_asked_and_the_same_ones_again(tool):
+    def moved(plays: bool, asked: str) -> np.ndarray:
+        env = make(embodiment=tool, plays=plays, instruction=asked)
+        env.reset(seed=3)
+        before = env.unwrapped.scene.objects
+        for _ in range(250):
+            env.step(env.unwrapped.expert_action())
+        after = env.unwrapped.scene.objects
+        return np.array([math.dist(a.position[:2], b.position[:2]) for a, b in zip(before, after)])
+
+    reach = "reach the red cube"
+    assert moved(False, reach).max() < 0.1 < 0.3 < moved(True, reach).max()
+    assert (moved(True, reach) == moved(True, reach)).all()
+
+
+def test_play_is_of_many_kinds():
+    env, seen = make(plays=True), set()
+    for seed in range(6):
+        env.reset(seed=seed)
+        for _ in range(60):
+            env.step(env.unwrapped.expert_action())
+            seen.add(env.unwrapped._expert._does)
+    assert seen == {"push", "go", "drift"}
+
+
 def test_the_noise_of_an_expert_needs_a_generator():
     with pytest.raises(ValueError, match="needs a generator"):
         Expert(parse("reach the red cube"), noise=0.1)

@@ -54,7 +54,7 @@ def configured(*overrides: str) -> dict:
 
 def run(folder: Path, *overrides: str, progress: Progress | None = None) -> dict | None:
     config = deepcopy(configured(*overrides))
-    make = {key: value for key, value in config["env"].items()}
+    make = config["env"] | {"expert": config["training"]["collect"]["expert"] > 0}
     shown = progress or Progress(quiet=True)
     return train(config, folder, partial(envs.make_vector, **make), partial(envs.make, **make), shown)
 
@@ -95,6 +95,15 @@ def test_a_run_leaves_everything_that_it_promises(unbroken):
     phases = {line["phase"] for line in numbers(unbroken)}
     assert {"pretrain", "online", "evaluate"} <= phases
     assert find_checkpoint(unbroken).name.isdigit()
+
+
+def test_an_expert_takes_its_share_of_the_first_steps(unseen, tmp_path):
+    half = "env.id=worldmodel/Tabletop-v0", "+env.kwargs.plays=true", "training.collect.expert=0.5"
+    run(tmp_path, *half, "training.pretrain.updates=1", "training.imagine.updates=0", "training.online.rounds=0")
+    store = EpisodeStore.open(tmp_path / "data")
+    names = [info["policy"] for info in store.infos]
+    steps = {name: sum(store.lengths[i] for i in range(len(store)) if names[i] == name) for name in set(names)}
+    assert set(steps) == {"random", "expert"} and all(60 <= count <= 90 for count in steps.values())
 
 
 def test_the_same_seed_gives_the_same_numbers(unbroken, unseen, tmp_path):
