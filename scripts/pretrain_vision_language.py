@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import envs  # noqa: F401  chooses the GL backend, and loads triton before the first GL context
@@ -21,6 +22,7 @@ SIZE = 64  # pixels
 CHUNK = 5000  # pictures of a file
 CHECKED = 1000  # pictures of a measurement, held out
 CHOICES = 32
+TEXT_BATCH = 192  # pictures of an update of the text alone, each with three sentences
 FACTS = 16  # of each picture, an update
 RECOLOURED = 0.25  # of the pictures of an update
 SAVED_EVERY = 500  # updates
@@ -32,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pictures", type=int, default=200_000, help="to draw (200000)")
     parser.add_argument("--updates", type=int, default=10_000, help="of 128 pictures each (10000)")
+    parser.add_argument("--text-updates", type=int, default=3000, help="of the text alone, afterwards (3000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (2)")
     parser.add_argument("--threads", type=int, default=0, help="of the training; torch's own number (0)")
@@ -88,16 +91,15 @@ def _draw_chunk(task) -> None:
 
 
 def trained(arguments, pictures, tables) -> None:
-    """Train, from the last checkpoint on, and save the encoder."""
+    """Train both encoders, then the text's alone, each from its last checkpoint on, and save the encoder."""
     import numpy as np
     import torch
 
     from envs.captions.codes import LABELS, NAMED_BY, RELATIONS, SUBJECTS, codes_of, draw_codes, labels
     from envs.captions.recolouring import recolour
-    from envs.captions.speaking import known_words, possible_claims, say, true_claims
+    from envs.captions.speaking import asked_claims, known_words, possible_claims, say, true_claims
     from envs.captions.telling import told_attributes, told_codes, told_labels, told_sentences
     from envs.captions.truth import ATTRIBUTE_WEIGHTS, ATTRIBUTES, attributes, degrees
-    from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
     from worldmodel.vision_language.contrastive import (
         DualEncoderConfig,
         Pretraining,
@@ -106,6 +108,7 @@ def trained(arguments, pictures, tables) -> None:
         save,
     )
     from worldmodel.vision_language.fact_encoder import Facts, Vocabulary
+    from worldmodel.vision_language.locked import LockedTuning
 
     config = DualEncoderConfig()
     tokenizer = make_tokenizer(known_words())
@@ -113,26 +116,17 @@ def trained(arguments, pictures, tables) -> None:
     model = make_model(config, len(tokenizer), SIZE)
     vocabulary = Vocabulary(len(RELATIONS), SUBJECTS, NAMED_BY, LABELS)
     training = Pretraining(model, tokenizer, config, arguments.updates, ATTRIBUTES, vocabulary, ATTRIBUTE_WEIGHTS)
-    modules = {"model": model, "teachers": training.teachers}
-    checkpoints = arguments.folder / "checkpoints"
-    first = 0
-    if (checkpoints / "last").exists():
-        last = find_checkpoint(checkpoints / "last")
-        if read_meta(last)["run"] == _run(arguments):
-            for name, module in modules.items():
-                load_module(last, name, module)
-            for name, optimizer in training.optimizers.items():
-                load_optimizer(last, name, optimizer)
-            first = read_meta(last)["update"]
-    print(f"training from update {first} of {arguments.updates}", flush=True)
-    losses, began = [], time.monotonic()
-    for update in range(first, arguments.updates):
+
+    def said_of(rows, rng, makers):
+        """What is said of pictures, the sentences, how true they are and whether that is known."""
+        claims = [make(tables, row, rng) for make in makers for row in rows]
+        return claims, [say(claim, rng) for claim in claims], *degrees(claims, tables.of(rows))
+
+    def pretrain(update: int) -> dict[str, float]:
         rng = np.random.default_rng([arguments.seed, update])
         rows = rng.integers(len(pictures), size=config.batch_size)
-        claims = [make(tables, row, rng) for make in (true_claims, possible_claims) for row in rows]
         chosen = tables.of(rows)
-        true, known = degrees(claims, chosen)
-        sentences = [say(claim, rng) for claim in claims]
+        claims, sentences, true, known = said_of(rows, rng, (true_claims, possible_claims))
         seen, recoloured = pictures[rows], rng.random(len(rows)) < RECOLOURED
         seen[recoloured] = recolour(seen[recoloured], rng)
         known = told_sentences(true, known, claims, chosen, recoloured)
@@ -140,15 +134,54 @@ def trained(arguments, pictures, tables) -> None:
         codes = told_codes(draw_codes(chosen, FACTS, rng), chosen, recoloured, rng)
         answers, weight = labels(chosen)
         facts = Facts(codes, (answers, told_labels(answers, weight, chosen, recoloured)), codes_of(claims))
-        losses.append(training.update(update, seen, sentences, true, known, rng, parts, facts))
-        if (update + 1) % SAVED_EVERY == 0 or update + 1 == arguments.updates:
-            meta = {"update": update + 1, "run": _run(arguments)}
-            save_checkpoint(checkpoints / str(update + 1), modules, training.optimizers, meta, keep=1)
-            save(arguments.out, model, tokenizer, SIZE)
-            rate = (update + 1 - first) / (time.monotonic() - began)
+        return training.update(update, seen, sentences, true, known, rng, parts, facts)
+
+    def saved() -> None:
+        save(arguments.out, model, tokenizer, SIZE)
+
+    modules, run = {"model": model, "teachers": training.teachers}, _run(arguments)
+    _stage(arguments, "checkpoints", run, modules, training, pretrain, saved)
+    tuning = LockedTuning(training, arguments.text_updates)
+    images = tuning.encoded(pictures)
+
+    def tune(update: int) -> dict[str, float]:
+        rng = np.random.default_rng([arguments.seed, arguments.updates + update])
+        rows = rng.integers(len(pictures), size=TEXT_BATCH)
+        claims, sentences, true, known = said_of(rows, rng, (true_claims, possible_claims, asked_claims))
+        known = told_sentences(true, known, claims, tables.of(rows), np.zeros(len(rows), bool))
+        return tuning.update(update, images[rows], sentences, true, known, rng, codes_of(claims))
+
+    run = {**run, "text_updates": arguments.text_updates}
+    _stage(arguments, "text_checkpoints", run, modules, tuning, tune, saved)
+
+
+def _stage(arguments, name: str, run: dict, modules: dict, training, update: Callable, saved: Callable) -> None:
+    """The updates of one stage that are left, with checkpoints in the folder `name`, of a `run`."""
+    import numpy as np
+
+    from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
+
+    checkpoints, first = arguments.folder / name, 0
+    if (checkpoints / "last").exists():
+        last = find_checkpoint(checkpoints / "last")
+        if read_meta(last)["run"] == run:
+            for module_name, module in modules.items():
+                load_module(last, module_name, module)
+            for optimizer_name, optimizer in training.optimizers.items():
+                load_optimizer(last, optimizer_name, optimizer)
+            first = read_meta(last)["update"]
+    print(f"{name}: from update {first} of {training.updates}", flush=True)
+    losses, began = [], time.monotonic()
+    for number in range(first, training.updates):
+        losses.append(update(number))
+        if (number + 1) % SAVED_EVERY == 0 or number + 1 == training.updates:
+            meta = {"update": number + 1, "run": run}
+            save_checkpoint(checkpoints / str(number + 1), modules, training.optimizers, meta, keep=1)
+            saved()
+            rate = (number + 1 - first) / (time.monotonic() - began)
             measured = measure(arguments.out, "scenes", 7, count=CHECKED // 2)
             print(
-                f"update {update + 1}: {_means(losses)}, {rate:.2f} updates/s, retrieval "
+                f"update {number + 1}: {_means(losses)}, {rate:.2f} updates/s, retrieval "
                 f"{np.mean(measured['hits']):.3f}, area under the curve {measured['area']:.3f}",
                 flush=True,
             )
@@ -202,10 +235,19 @@ def card(arguments, spent: dict[str, float]) -> None:
     facts = {
         "pictures": arguments.pictures,
         "updates": arguments.updates,
+        "text_updates": arguments.text_updates,
         "megabytes": round(size / 1e6, 2),
         "seconds": {name: round(value) for name, value in spent.items()},
     }
-    command = f"{COMMAND} --pictures {arguments.pictures} --updates {arguments.updates} --seed {arguments.seed}"
+    command = " ".join(
+        (
+            COMMAND,
+            *(
+                f"--{name.replace('_', '-')} {getattr(arguments, name)}"
+                for name in ("pictures", "updates", "text_updates", "seed")
+            ),
+        )
+    )
     for what, bar in BARS.items():
         measured = measure(arguments.out, what, 1)
         claim = f"retrieval of the right caption among {CHOICES}, held-out {what}: share of {CHECKED} pictures"

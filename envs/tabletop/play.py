@@ -13,7 +13,12 @@ from envs.tabletop.scene import TABLE, TOOL_RADIUS, Scene
 
 _PUSHES, _LIFTS, _GOES = 0.65, 0.1, 0.15  # chances of what is done next; the rest drifts with one action
 _FAR = (0.15, 0.8)  # metres that an object is pushed, from and to
-_PATIENCE = {"push": 30, "lift": 30, "go": 8, "drift": 6}  # calls after which something else is done; half as many at least
+_PATIENCE = {
+    "push": 30,
+    "lift": 30,
+    "go": 8,
+    "drift": 6,
+}  # calls after which something else is done; half as many at least
 _ROOM = TABLE - TOOL_RADIUS
 
 

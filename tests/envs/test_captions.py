@@ -13,12 +13,12 @@ import envs  # noqa: F401  registers the built-in tasks
 from envs.captions.appearance import Appearance
 from envs.captions.codes import LABELS, QUESTIONS, RELATIONS, codes_of, draw_codes, labels
 from envs.captions.corpus import Corpus, arrange
-from envs.captions.speaking import known_words, possible_claims, say, true_claims
+from envs.captions.speaking import asked_claims, known_words, possible_claims, say, true_claims
 from envs.captions.statements import STATEMENTS, TASKS
 from envs.captions.truth import OF_ONE, TRUE, attributes, degrees, empty_tables, enter_scene, truth
 from envs.tabletop import facts
 from envs.tabletop.facts import Fact
-from envs.tabletop.instructions import KINDS, Instruction
+from envs.tabletop.instructions import KINDS, Instruction, parse
 from envs.tabletop.scene import TOOLS, Object, Scene, Tool, Zone, draw
 from envs.tabletop.vocabulary import COLOURS, HELD_OUT_COMBINATIONS, SHAPES, SIZES, Reference
 
@@ -74,6 +74,21 @@ def test_possible_claims_are_of_both_kinds(scenes):
     holds = truth(claims, tables)[0]
     own = [holds[i // 10, i] for i in range(len(claims))]
     assert 0.15 < np.mean(own) < 0.85
+
+
+def test_what_is_asked_for_is_an_instruction_of_every_kind_that_can_be_told(scenes, corpus):
+    scenes, tables = scenes
+    rng = np.random.default_rng(3)
+    claims = [asked_claims(tables, row, rng) for row in range(len(scenes)) for _ in range(12)]
+    assert {claim.kind for (claim,) in claims} == set(KINDS)
+    for number, (claim,) in enumerate(claims):
+        assert parse(say((claim,), rng)) == claim
+        scene = scenes[number // 12]
+        assert claim.zone is None or scene.zone(claim.zone) is not None
+        assert None not in [scene.index(reference) for reference in claim.objects]
+    _, drawn = corpus.draw(60, 5)
+    task = int(np.flatnonzero(drawn.task)[0])
+    assert all(isinstance(claim, int) for claim in asked_claims(drawn, task, rng))
 
 
 def test_held_out_combinations_are_neither_drawn_nor_named_in_training(corpus):

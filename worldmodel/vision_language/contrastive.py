@@ -148,7 +148,50 @@ def sigmoid_loss(images: Tensor, texts: Tensor, true: Tensor, weight: Tensor, sc
     return (weight * (F.softplus(logits) - true * logits)).sum() / len(images)
 
 
-class Pretraining:
+class Updates:
+    """Steps of two optimizers whose rates come up and go down together.
+
+    Args:
+        named: the parameters, by name; matrices in layers of a transformer are Muon's, the rest is Adam's.
+        updates: how many there will be.
+
+    Attributes:
+        optimizers: of the matrices in the transformers, and of the rest.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: DualEncoderConfig, updates: int):
+        named = list(named)
+        self.config, self.parameters = config, [p for _, p in named]
+        hidden = [p for name, p in named if p.ndim == 2 and ".layers." in name]
+        chosen = set(map(id, hidden))
+        others = [p for p in self.parameters if id(p) not in chosen]
+        decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay}
+        plain = {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}
+        self.optimizers = {
+            "matrices": Muon(hidden, config.matrix_rate, weight_decay=config.weight_decay),
+            "others": torch.optim.AdamW([decayed, plain], config.learning_rate, betas=(0.9, 0.98)),
+        }
+        self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+        self.updates, self.warmup = updates, max(1, min(_WARMUP, updates // 20))
+
+    def share(self, update: int) -> float:
+        """Of the learning rates, at an update: up linearly over the first of them, then down a half cosine to zero."""
+        done = (update - self.warmup) / max(1, self.updates - self.warmup)
+        return min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
+
+    def step(self, number: int, loss: Tensor) -> None:
+        """Update `number`, from 0, of the parameters."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self._rates[name] * self.share(number)
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 3.0)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+
+
+class Pretraining(Updates):
     """The updates of one model.
 
     Args:
@@ -160,7 +203,6 @@ class Pretraining:
 
     Attributes:
         teachers: what reads attributes from patches and encodes facts; of no use after training.
-        optimizers: of the matrices in the transformers, and of the rest.
     """
 
     def __init__(
@@ -173,8 +215,10 @@ class Pretraining:
         vocabulary: Vocabulary | None = None,
         attribute_weights: Sequence[float] | None = None,
     ):
-        self.model, self.tokenizer, self.config = model.train(), tokenizer, config
-        if model.device.type == "cpu":  # over 64 patches and 12 numbers a head, nearly twice as fast as torch's fused one
+        self.model, self.tokenizer = model.train(), tokenizer
+        if (
+            model.device.type == "cpu"
+        ):  # over 64 patches and 12 numbers a head, nearly twice as fast as torch's fused one
             model.set_attn_implementation("eager")
         self.attributes = list(attributes)
         self.attribute_weights = list(attribute_weights or [1.0] * len(self.attributes))
@@ -183,24 +227,8 @@ class Pretraining:
             self.teachers["facts"] = FactEncoder(vocabulary, config.width)
         side = model.config.vision_config.image_size
         self.preprocess = Preprocessing("squash", (side, side), None, MEAN, STD)
-        self.parameters = [*model.parameters(), *self.teachers.parameters()]
-        hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
-        chosen = set(map(id, hidden))
-        others = [p for p in self.parameters if id(p) not in chosen]
-        decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay}
-        plain = {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}
-        self.optimizers = {
-            "matrices": Muon(hidden, config.matrix_rate, weight_decay=config.weight_decay),
-            "others": torch.optim.AdamW([decayed, plain], config.learning_rate, betas=(0.9, 0.98)),
-        }
-        self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
-        self.updates, self.warmup = updates, max(1, min(_WARMUP, updates // 20))
+        super().__init__([*model.named_parameters(), *self.teachers.named_parameters()], config, updates)
         self.silent = int(updates * config.sentences_from) if vocabulary is not None else 0
-
-    def share(self, update: int) -> float:
-        """Of the learning rates, at an update: up linearly over the first of them, then down a half cosine to zero."""
-        done = (update - self.warmup) / max(1, self.updates - self.warmup)
-        return min((update + 1) / self.warmup, 0.5 + 0.5 * np.cos(np.pi * min(max(done, 0.0), 1.0)))
 
     def update(
         self,
@@ -232,11 +260,8 @@ class Pretraining:
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         losses, texts = {}, None
         if number >= self.silent:
-            texts = self._texts(sentences, rng)
-            batch, rows = len(pictures), torch.arange(len(pictures))
-            weight = torch.from_numpy(known.astype(np.float32))
-            weight[rows, batch + rows] *= self.config.own_weight
-            losses["pairs"] = sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
+            texts = self.texts(sentences, rng)
+            losses["pairs"] = self.pairs_loss(images, texts, true, known)
         if parts is not None:
             losses["parts"] = self._parts_loss(seen.last_hidden_state.float(), *parts)
         if facts is not None:
@@ -245,17 +270,20 @@ class Pretraining:
             losses["labels"] = labels_loss(teacher, images, scale, facts)
         weights = {"pairs": 1.0, **{name: getattr(self.config, f"{name}_weight") for name in losses if name != "pairs"}}
         total = sum(weights[name] * loss for name, loss in losses.items())
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = self._rates[name] * self.share(number)
-            optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 3.0)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        self.step(number, total)
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _texts(self, sentences: list[str], rng: np.random.Generator) -> Tensor:
+    def pairs_loss(self, images: Tensor, texts: Tensor, true: np.ndarray, known: np.ndarray) -> Tensor:
+        """The sigmoid loss of pictures and their sentences, as `update` takes them; but the first, a picture's own are
+        doubtful and weigh more."""
+        batch, weight = len(images), torch.from_numpy(known.astype(np.float32))
+        own = torch.arange(batch)
+        for first in range(batch, len(texts), batch):
+            weight[own, first + own] *= self.config.own_weight
+        scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
+        return sigmoid_loss(images, texts, torch.from_numpy(true), weight, scale, bias)
+
+    def texts(self, sentences: list[str], rng: np.random.Generator) -> Tensor:
         """Unit vectors of the sentences, `[S, W]`, in which some words are exchanged for the unknown one."""
         words = self.tokenizer(
             sentences, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="np"

@@ -86,11 +86,13 @@ def facts_loss(
     picture, relation, subjects, degree = map(torch.as_tensor, told.codes)
     logits = scale * (images[picture] * encoder(relation, subjects)).sum(-1) + bias
     loss = F.binary_cross_entropy_with_logits(logits, degree.float())
-    if texts is None:
-        return loss
-    sentence, relation, subjects = map(torch.as_tensor, told.said)
-    apart = (1 - (texts[sentence] * encoder(relation, subjects).detach()).sum(-1)).sum()
-    return loss + SENTENCE_WEIGHT * apart / max(1, len(sentence))
+    return loss if texts is None else loss + SENTENCE_WEIGHT * apart(encoder, texts, told.said)
+
+
+def apart(encoder: FactEncoder, texts: Tensor, said: tuple) -> Tensor:
+    """Half the mean squared distance between sentences and the facts that they say (`Facts.said`), towards the facts."""
+    sentence, relation, subjects = map(torch.as_tensor, said)
+    return (1 - (texts[sentence] * encoder(relation, subjects).detach()).sum(-1)).sum() / max(1, len(sentence))
 
 
 def labels_loss(encoder: FactEncoder, images: Tensor, scale: Tensor, told: Facts) -> Tensor:
