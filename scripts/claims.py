@@ -26,9 +26,10 @@ PENDULUM_TOKENS = f"env.id=worldmodel/PendulumSwingup-v0 training.online.rounds=
 REACHER_TOKENS = f"env.id=worldmodel/Reacher-v0 training.online.rounds=1 {TOKENS}"
 TABLETOP = (
     f"env.id=worldmodel/Tabletop-v0 env.action_repeat=4 {TO_GOALS} {TOKENS} model.latent_dim=128 goal_value.ahead=0.85 "
-    "training.collect.steps=100000 training.pretrain.updates=5000 training.online.rounds=0"
+    "env.kwargs.plays=true training.collect.expert=0.7 training.collect.steps=120000 training.pretrain.updates=6000 "
+    "training.online.rounds=0"
 )
-"""Random episodes of the table with the pusher, nothing asked and no rewards; what is asked for comes with `UNSEEN`."""
+"""Random actions and play with the pusher, nothing asked and no rewards; what is asked for comes with `UNSEEN`."""
 
 UNSEEN = ("env.kwargs.split=held_out_layouts", "eval.episodes=50", "eval.envs=10", "eval.baselines=[random]")
 TOWARDS = {
