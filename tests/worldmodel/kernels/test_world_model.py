@@ -52,7 +52,9 @@ def memory_of(model: WorldModel, rows: int = 2, frames: int = 5):
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
-def test_losses_and_every_gradient_agree(tokens):
+def test_losses_and_every_gradient_agree(tokens, monkeypatch):
+    # Where convolutions are in bfloat16, two gradients that differ in the last bit of float32 are rounded apart by 2^-8.
+    monkeypatch.setattr("worldmodel.precision.native_bfloat16", lambda device: False)
     results = {}
     for backend in BACKENDS:
         model = make(tokens)
