@@ -32,9 +32,9 @@ BARS = {"scenes": 0.8, "combinations": 0.7, "phrasings": 0.7, "layouts": None}
 def main() -> None:
     """Draw, train, save, measure."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200_000, help="to draw (200000)")
-    parser.add_argument("--updates", type=int, default=10_000, help="of 128 pictures each (10000)")
-    parser.add_argument("--text-updates", type=int, default=3000, help="of the text alone, afterwards (3000)")
+    parser.add_argument("--pictures", type=int, default=100_000, help="to draw (100000)")
+    parser.add_argument("--updates", type=int, default=6000, help="of 128 pictures each (6000)")
+    parser.add_argument("--text-updates", type=int, default=1500, help="of the text alone, afterwards (1500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (2)")
     parser.add_argument("--threads", type=int, default=0, help="of the training; torch's own number (0)")
