@@ -86,15 +86,15 @@ def possible_claims(tables: Tables, row: int, rng: np.random.Generator) -> Claim
 def asked_claims(tables: Tables, row: int, rng: np.random.Generator) -> Claims:
     """Of a tabletop, an instruction that could be given, followed or not; else as `possible_claims`."""
     present = np.flatnonzero(tables.objects[row, :, 0] >= 0)
-    kinds = [kind for kind, (needed, _) in KINDS.items() if needed <= len(present)]
     there = tables.zones[row][tables.zones[row] >= 0]
+    kinds = [
+        kind for kind, (needed, _) in KINDS.items() if needed <= len(present) and (kind != "push_to_zone" or len(there))
+    ]
     if tables.task[row] or not kinds:
         return possible_claims(tables, row, rng)
     kind = kinds[int(rng.integers(len(kinds)))]
     named = tuple(_name(tables, row, i, rng) for i in rng.permutation(present)[: KINDS[kind][0]])
-    zone = _COLOURS[_pick(there, rng)] if kind == "push_to_zone" and len(there) else None
-    if kind == "push_to_zone" and zone is None:
-        kind = "reach"
+    zone = _COLOURS[_pick(there, rng)] if kind == "push_to_zone" else None
     return (Instruction(kind, named, zone),)
 
 

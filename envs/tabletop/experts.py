@@ -8,10 +8,8 @@ import numpy as np
 
 from envs.tabletop import goals
 from envs.tabletop.instructions import Instruction
-from envs.tabletop.moves import Moves, still
+from envs.tabletop.moves import ARRIVED, Moves, still
 from envs.tabletop.scene import Scene
-
-ARRIVED = 0.04  # metres from the goal where a push ends
 
 
 class Expert:

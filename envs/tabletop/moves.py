@@ -17,6 +17,7 @@ _ALIGNED, _LOST = 0.03, 0.07  # metres beside the line of a push: to begin with,
 # Metres of the fingertips over the table: over everything, to push, to grasp (under a plate's top), when lifted.
 _FLY, _LOW, _GRASP, _HIGH = 0.42, 0.02, 0.0, 0.25
 _OPEN, _CLOSED = 1.0, -1.0
+ARRIVED = 0.04  # metres from the goal where a push ends
 
 
 class Moves:

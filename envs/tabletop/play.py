@@ -6,19 +6,14 @@ import math
 
 import numpy as np
 
-from envs.tabletop.experts import ARRIVED
 from envs.tabletop.goals import Goal, away
-from envs.tabletop.moves import Moves, still
+from envs.tabletop.moves import ARRIVED, Moves, still
 from envs.tabletop.scene import TABLE, TOOL_RADIUS, Scene
 
 _PUSHES, _LIFTS, _GOES = 0.65, 0.1, 0.15  # chances of what is done next; the rest drifts with one action
 _FAR = (0.15, 0.8)  # metres that an object is pushed, from and to
-_PATIENCE = {
-    "push": 30,
-    "lift": 30,
-    "go": 8,
-    "drift": 6,
-}  # calls after which something else is done; half as many at least
+# Calls after which something else is done, at most; at least half as many, unless it is done before.
+_PATIENCE = {"push": 30, "lift": 30, "go": 8, "drift": 6}
 _ROOM = TABLE - TOOL_RADIUS
 
 
@@ -35,7 +30,7 @@ class Player:
         self._left = 0
         self._does = ""
         self._aim: Goal | None = None
-        self._place = np.zeros(2)
+        self._place, self._drift = np.zeros(2), np.zeros(0)
         self._moves = Moves()
 
     def act(self, now: Scene) -> np.ndarray:
@@ -59,8 +54,10 @@ class Player:
         limit = TABLE - thing.radius
         target = np.clip(away(thing, rng.uniform(-math.pi, math.pi), rng.uniform(*_FAR)), -limit, limit)
         self._aim = Goal(index, (float(target[0]), float(target[1])))
-        size = len(still(now))
-        self._place = rng.uniform(-_ROOM, _ROOM, 2) if self._does == "go" else rng.uniform(-1.0, 1.0, size)
+        if self._does == "go":
+            self._place = rng.uniform(-_ROOM, _ROOM, 2)
+        else:
+            self._drift = rng.uniform(-1.0, 1.0, len(still(now)))
 
     def _arrived(self, now: Scene) -> bool:
         if self._does == "push":
@@ -72,4 +69,4 @@ class Player:
             return self._moves.push(now, self._aim)
         if self._does == "lift":
             return self._moves.lift(now, now.objects[self._aim.index])
-        return self._moves.go(now, self._place) if self._does == "go" else self._place
+        return self._moves.go(now, self._place) if self._does == "go" else self._drift
