@@ -17,6 +17,7 @@ from worldmodel.compilation import Compiled
 from worldmodel.distributed import mean_over_processes
 from worldmodel.imagination import Trajectory, imagine
 from worldmodel.kernels.lambda_return import lambda_return
+from worldmodel.precision import reduced_precision
 from worldmodel.trainer import OptimizerConfig
 from worldmodel.transformer import Memory
 
@@ -56,6 +57,22 @@ def mlp(features: int, width: int, out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class ReducedMLP(nn.Sequential):
+    """`mlp` whose hidden layers multiply in bfloat16 where it is native. The last is float32: the critic is trained towards
+    what it says itself, and would follow its own rounding."""
+
+    def __init__(self, features: int, width: int, out: int):
+        super().__init__(*mlp(features, width, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [..., F]` to `[..., out]`."""
+        *hidden, last = self
+        with reduced_precision(x.device):
+            for layer in hidden:
+                x = layer(x)
+        return last(x.to(last.weight.dtype))
+
+
 class Actor(nn.Module):
     """Features to a distribution over actions: a squashed Gaussian, or one-hot choices with straight-through
     gradients (Bengio et al. 2013) where the env is discrete."""
@@ -63,7 +80,7 @@ class Actor(nn.Module):
     def __init__(self, features: int, action_dim: int, discrete: bool, width: int):
         super().__init__()
         self.discrete = discrete
-        self.net = mlp(features, width, action_dim if discrete else 2 * action_dim)
+        self.net = ReducedMLP(features, width, action_dim if discrete else 2 * action_dim)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions `[R, A]` for `features [R, F]`, and the distribution's entropy `[R]`, by the one draw, up to a constant.
@@ -104,7 +121,7 @@ class ActorCritic(nn.Module):
         self.compiled: tuple[Compiled, Compiled] | None = None
         self.reward: Callable[[Trajectory], Tensor] | None = None  # another than the model's: [R, H], of the order of 1
         self.actor = Actor(features, action_dim, discrete, config.width)
-        self.critic = mlp(features, config.width, 1)
+        self.critic = ReducedMLP(features, config.width, 1)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.average = copy.deepcopy(self.actor).requires_grad_(False)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))

@@ -15,6 +15,7 @@ from worldmodel.checkpoint import save_checkpoint
 from worldmodel.data import EpisodeStore
 from worldmodel.imagination import Trajectory
 from worldmodel.metrics import Averages, MetricsLogger
+from worldmodel.precision import reduced_copy
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Trainer
@@ -81,7 +82,7 @@ def train_on_sentence(
     Args:
         agent: its model is used as it is.
         store: episodes to begin imagining from; their rewards are not looked at.
-        config: of `worldmodel imagine`: `behavior`, `updates`, `seed`, `logging`.
+        config: of `worldmodel imagine`: `behavior`, `updates`, `compile`, `seed`, `logging`.
 
     Returns:
         an agent that acts for the sentence.
@@ -99,6 +100,9 @@ def train_on_sentence(
     behavior.reward = SentenceReward(agent, sentence, pool.latent)
     trainer = Trainer(fabric, behavior, behavior.config.optimizer(), config["updates"], behavior.LOSSES)
     behavior.set_reward_scale(behavior.reward.std)
+    imagined = reduced_copy(model)
+    if config["compile"]:
+        behavior.compile_steps(imagined)
     generator = torch.Generator(model.device).manual_seed(config["seed"])
     metrics, averages = MetricsLogger(folder, config["logging"]["wandb"], config), Averages()
     try:
@@ -107,7 +111,7 @@ def train_on_sentence(
                 if update and update % (2 * POOL) == 0:
                     pool = start_memories(model, store, POOL * starts, config["seed"] + update)
                 rows = torch.randint(len(pool.valid), (starts,), generator=generator, device=model.device)
-                scalars = trainer.update(model, pool.select(rows), generator, after=behavior.update_target)
+                scalars = trainer.update(imagined, pool.select(rows), generator, after=behavior.update_target)
                 averages.add(**{f"behavior/{name}": value for name, value in scalars.items()})
                 bar.advance(1)
                 if (update + 1) % config["logging"]["every"] == 0 or update + 1 == config["updates"]:

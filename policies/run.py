@@ -26,6 +26,7 @@ from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.diagnostics import open_loop_report
 from worldmodel.interface import Interface
 from worldmodel.metrics import Averages, MetricsLogger
+from worldmodel.precision import reduced_copy
 from worldmodel.progress import Progress
 from worldmodel.provenance import commit, versions
 from worldmodel.trainer import Diverged, OptimizerConfig, Trainer
@@ -76,8 +77,9 @@ class Run:
         self.model, self.behavior = self.agent.model.requires_grad_(False).eval().to(fabric.device), self.agent.behavior
         self.learner = copy.deepcopy(self.model)
         self.begin.free(self.learner)
+        self.imagined = reduced_copy(self.model)  # what actor and critic are trained in
         if self.training["compile"]:
-            self.behavior.compile_steps(self.model)
+            self.behavior.compile_steps(self.imagined)
         # Both rates have come down when fresh rollouts begin: an actor needs a model that is accurate and stands still.
         learn = sum(c.amount for c in self.chunks if c.kind == "learn" and c.phase == "pretrain")
         behave = sum(c.amount for c in self.chunks if c.kind == "behave" and c.phase == "imagine")
@@ -254,11 +256,12 @@ class Run:
         pool = start_memories(
             self.model, self.store, min(POOL * starts, starts * chunk.amount), seed, **self._recent(chunk)
         )
+        self.imagined.load_state_dict(self.model.state_dict())
         generator = torch.Generator(self.model.device).manual_seed(seed)
         for _ in range(chunk.amount):
             rows = torch.randint(len(pool.valid), (starts,), generator=generator, device=self.model.device)
             scalars = self.behavior_trainer.update(
-                self.model, pool.select(rows), generator, after=self.behavior.update_target
+                self.imagined, pool.select(rows), generator, after=self.behavior.update_target
             )
             self._step(chunk, bar, scalars)
 

@@ -11,6 +11,8 @@ from types import FunctionType, MethodType
 import torch
 from torch import Tensor
 
+from worldmodel.precision import native_bfloat16
+
 _COUNT = count()
 
 
@@ -29,6 +31,7 @@ class Compiled:
 
     def __init__(self, function: Callable, varying: Callable[..., Iterable[Tensor]] | None = None):
         self.function, self.varying = function, varying
+        torch.compiler.assume_constant_result(native_bfloat16)  # a question to the processor, which can't be traced
         # The modules are this function's own, and nobody replaces their parts: that need not be asked at every call.
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         self.fast = torch.compile(_apart(function), fullgraph=True, options=options)

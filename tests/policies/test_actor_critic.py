@@ -8,7 +8,7 @@ from types import MethodType, SimpleNamespace
 import pytest
 import torch
 
-from policies.actor_critic import Actor, ActorCritic, ActorCriticConfig
+from policies.actor_critic import Actor, ActorCritic, ActorCriticConfig, ReducedMLP, mlp
 from worldmodel import Interface, ModelConfig, WorldModel
 from worldmodel.kernels.lambda_return import lambda_return
 from worldmodel.transition import Prediction
@@ -152,3 +152,17 @@ def test_the_average_actor_soon_forgets_where_it_began_and_then_follows_slowly()
         behavior.actor.net[0].bias.zero_()
     behavior.update_target()
     torch.testing.assert_close(behavior.average.net[0].bias, torch.full((8,), 0.995))
+
+
+def test_a_reduced_network_is_the_float32_one_up_to_the_rounding_of_its_hidden_layers():
+    torch.manual_seed(0)
+    reduced, exact = ReducedMLP(48, 64, 3), mlp(48, 64, 3)
+    exact.load_state_dict(reduced.state_dict())
+    x = torch.randn(500, 48)
+    given, expected = reduced(x), exact(x)
+    assert given.dtype == torch.float32
+    assert (given - expected).norm() / expected.norm() < 0.01
+    for module in (reduced, exact):
+        module(x).square().mean().backward()
+    for own, other in zip(reduced.parameters(), exact.parameters(), strict=True):
+        assert own.grad.dtype == torch.float32 and (own.grad - other.grad).norm() < 0.03 * other.grad.norm()

@@ -21,7 +21,8 @@ from worldmodel.data import EpisodeStore
 from worldmodel.progress import Progress
 
 CONFIG = {
-    "model": MODEL, "behavior": {"width": 32, "horizon": 4, "starts": 8}, "planner": PLANNER, "updates": 6, "seed": 0,
+    "model": MODEL, "behavior": {"width": 32, "horizon": 4, "starts": 8}, "planner": PLANNER, "updates": 6, "compile": False,
+    "seed": 0,
     "logging": {"wandb": "disabled", "every": 3},
 }  # fmt: skip
 

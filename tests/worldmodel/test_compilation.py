@@ -86,3 +86,16 @@ def test_the_reduced_copy_multiplies_in_bfloat16_and_leaves_the_model_alone():
     assert 0 < error < 0.03
     assert reduced.latents.dtype == reduced.beliefs.dtype == torch.float32
     assert torch.equal(imagine(model, memory, actions, 5).rewards, expected.rewards)
+
+
+@pytest.mark.skipif(not native_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16 units")
+def test_an_actor_finds_the_same_way_uphill_in_the_reduced_copy():
+    model = make()
+    memory, slopes = memory_of(model, 64), []
+    actions = torch.rand(64, 5, 2) * 2 - 1
+    for each in (model, reduced_copy(model)):
+        given = actions.clone().requires_grad_()
+        imagine(each, memory, given, 5).rewards.sum().backward()
+        slopes.append(given.grad)
+    error = (slopes[1] - slopes[0]).norm() / slopes[0].norm()
+    assert 0 < error < 0.05
