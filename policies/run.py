@@ -16,7 +16,7 @@ from policies.agent import Agent
 from policies.collect import collect, first_policy
 from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
-from policies.scales import fix_scales
+from policies.scales import fix_scales, see_blobs
 from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule, with_automatic
 from policies.starts import start_memories
 from policies.validation import film_beginning, imagined_against_real
@@ -67,8 +67,8 @@ class Run:
 
         torch.manual_seed(config["seed"])
         self.store = self._open_store()
-        self.training = with_automatic(self.training, self.store.interface, goals is not None)
         self.agent = self.begin.agent or Agent.new(self.store.interface, config)
+        self.training = with_automatic(self.training, self.agent.model.told, goals is not None)
         self.semantics = self.agent.model.semantics
         if self.semantics is not None:
             self.store.features = FeatureCache(self.store, self.semantics.described)
@@ -225,6 +225,8 @@ class Run:
             if self.begin.agent is None:
                 models = self.learner, self.model
                 fix_scales(self.store, models, self.behavior, chunk_seed(self.config["seed"], self.chunk))
+        if self.store.blobs is None:
+            see_blobs(self.store, self.model)
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
         # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.

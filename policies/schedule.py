@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.interface import Interface
 
 VALIDATION_SEED = 5000  # evaluation's seeds start at 10000, see policies/evaluate.py
 COLLECTION_SEED = 1_000_000  # so that no episode is trained on and evaluated
@@ -38,13 +37,18 @@ def round_updates(training: dict) -> tuple[int, int]:
     return learn, round(learn * online["behavior_ratio"])
 
 
-def with_automatic(training: dict, interface: Interface, to_goals: bool) -> dict:
-    """The config group `training` with numbers where it has null for "what suits the task"."""
+def with_automatic(training: dict, told: bool, to_goals: bool) -> dict:
+    """The config group `training` with numbers where it has null for "what suits the task".
+
+    Args:
+        told: whether the model is told where things are, by the simulator's state or by the picture's colours.
+        to_goals: whether it is trained for goal images.
+    """
     policy, boost = dict(training["collect"]["policy"]), training["sigreg_boost"]
     if policy["gentle"] is None:  # distances to goal images are counted in steps at full speed
         policy["gentle"] = 0.0 if to_goals else 0.25
     if boost is None:  # a strong one finds what rewards do not show at once, a weak one then makes latents smooth
-        boost = 1.0 if interface.privileged_dim else 10.0
+        boost = 1.0 if told else 10.0
     return training | {"collect": training["collect"] | {"policy": policy}, "sigreg_boost": boost}
 
 

@@ -15,7 +15,8 @@ class LossWeights:
     reward: float = 1.0  # one step and open loop, rewards in units of their standard deviation
     terminal: float = 1.0  # binary cross-entropy of `continue`
     privileged: float = 1.0  # the simulator's state, read from latent and belief
-    positions: float = 10.0  # of its positions within that term, where velocities weigh 1
+    blobs: float = 1.0  # where the picture's colours are, read alike, where there is no simulator's state
+    positions: float = 10.0  # of positions within these terms, where velocities weigh 1
     semantic: float = 1.0  # semantic tokens, read from the latents of frames and of the open loop, where there are any
     decoder: float = 1.0  # video decoder, on detached latents
     reconstruction: float = 0.0  # the decoder's gradient into the encoder, as a share of its own
@@ -36,6 +37,8 @@ class ModelConfig:
         feature_width: hidden width between the convolutions and the latent.
         open_loop: steps of the open-loop loss.
         decoder_frames: frames per update that train the video decoder.
+        colours: clusters of colours in each camera's picture, whose places are a training target where the simulator's
+            state is none; 0 for no such target.
         losses: weights of the loss terms.
     """
 
@@ -52,6 +55,7 @@ class ModelConfig:
     feature_width: int = 256
     open_loop: int = 5
     decoder_frames: int = 24
+    colours: int = 8
     losses: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self):

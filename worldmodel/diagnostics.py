@@ -88,7 +88,7 @@ def open_loop_report(
         "shuffled_error": error(shuffled.latents[:, 1:]),
         "reward_r2": r2(dream.rewards[..., None], batch["reward"][:, context - 1 :, None], alive),
     }
-    if model.position_head is not None:
+    if model.state_readout is not None:
         read = model.read_state(dream.beliefs[:, 1:], dream.latents[:, 1:])
         curves["state_r2"] = r2(read, batch["privileged"][:, context:], alive)
     report = {f"{name}_{h}": float(curve[h - 1]) for name, curve in curves.items() for h in HORIZONS if h <= horizon}

@@ -112,7 +112,7 @@ def dream_after(model, windows: Windows, seen: int) -> tuple[dict[str, float], T
         dreamt.append(dream.latents[:, 1:])
         rewards.append(dream.rewards)
         beliefs.append(believed[:, -1].mean(-2))
-        if model.position_head is not None:
+        if model.state_readout is not None:
             states.append(model.read_state(dream.beliefs[:, 1:], dream.latents[:, 1:]))
     every = torch.ones_like(windows.reward)
     scale = windows.latents.flatten(0, 1).var(0).mean().clamp_min(1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 SEMANTIC = "semantic"  # key of the semantic tokens among a frame's inputs, float32 [..., K, E]
+BLOBS = "blobs"  # key of where a frame's colours are, float32 [..., 2 P]: a training target, see worldmodel/blobs.py
 
 
 @dataclass(frozen=True)

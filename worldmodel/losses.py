@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.encoder import picture_to_input
 from worldmodel.imagination import imagine
-from worldmodel.interface import SEMANTIC
+from worldmodel.interface import BLOBS, SEMANTIC
 from worldmodel.sigreg import sigreg
 
 TINY = 1e-6  # keeps logarithms of probabilities finite
@@ -32,7 +32,7 @@ def world_model_losses(
 
     Returns:
         scalars: `loss` (carries the gradient), and per term `latent`, `open_loop`, `sigreg`, `reward`, `terminal`,
-        and where they apply `privileged`, `semantic`, `decoder`.
+        and where they apply `privileged`, `blobs`, `semantic`, `decoder`.
 
     Raises:
         ValueError: the window is too short for the open loop.
@@ -76,9 +76,11 @@ def world_model_losses(
     open_terminal = -(lives * alive.log() + (1 - lives) * (1 - alive).log())  # torch's own stops at NaN, before we can
     terms["terminal"] = _mean(terminal, valid) + _mean(open_terminal, dreamt)
 
-    if model.position_head is not None and config.losses.privileged:
-        (state,) = align_end(missing, batch["privileged"])
-        terms["privileged"] = _privileged_loss(model, latents, beliefs, state, valid)
+    for name, readout in (("privileged", model.state_readout), (BLOBS, model.blob_readout)):
+        if readout is not None and name in batch and getattr(config.losses, name):
+            (state,) = align_end(missing, batch[name])
+            errors = readout.errors(model.features(beliefs, here), here, state[:, :-1])
+            terms[name] = sum(w * _mean(error, valid) for w, error in zip((config.losses.positions, 1.0), errors))
 
     if model.semantic_head is not None and config.losses.semantic:
         (semantic,) = align_end(missing, batch[SEMANTIC])
@@ -118,18 +120,6 @@ def _semantic_error(model, latents: Tensor, semantic: Tensor) -> Tensor:
     variance: `[B, T]`."""
     target = (semantic - model.semantic_mean) / model.semantic_std
     return (model.semantic_head(latents.flatten(-2)) - target.clamp(-10, 10)).square().mean((-1, -2))
-
-
-def _privileged_loss(model, latents: Tensor, beliefs: Tensor, state: Tensor, valid: Tensor) -> Tensor:
-    """Positions are read linearly from the latent, velocities from latent and belief: a picture shows no velocity."""
-    target = ((state - model.privileged_mean) / model.privileged_std).clamp(-10, 10)[:, :-1]
-    positions = model.interface.privileged_positions
-    error = (model.position_head(latents[:, :-1].flatten(-2)) - target[..., :positions]).square().mean(-1)
-    loss = model.config.losses.positions * _mean(error, valid)
-    if model.velocity_head is not None:
-        read = model.velocity_head(model.features(beliefs, latents[:, :-1]))
-        loss = loss + _mean((read - target[..., positions:]).square().mean(-1), valid)
-    return loss
 
 
 def _decoder_loss(

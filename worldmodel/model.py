@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.blobs import ColourBlobs
 from worldmodel.config import ModelConfig
 from worldmodel.decoder import StateDecoder, VideoDecoder
 from worldmodel.encoder import FrameEncoder
 from worldmodel.interface import SEMANTIC, Interface
 from worldmodel.losses import world_model_losses
+from worldmodel.readout import StateReadout
 from worldmodel.transformer import BeliefTransformer, Memory, Tail
 from worldmodel.transition import OUTCOME, Prediction, Transition
 from worldmodel.vision_language.semantics import Semantics
@@ -51,24 +53,23 @@ class WorldModel(nn.Module):
             )
             self.register_buffer("semantic_mean", torch.zeros(semantics.shape))
             self.register_buffer("semantic_std", torch.ones(semantics.shape))
-        self.position_head = self.velocity_head = None
-        if interface.privileged_dim:
-            positions = interface.privileged_positions
-            self.position_head = nn.Linear(tokens * dim, positions)
-            if interface.privileged_dim > positions:
-                self.velocity_head = nn.Sequential(
-                    nn.Linear(self.feature_dim, config.head_width),
-                    nn.LayerNorm(config.head_width),
-                    nn.SiLU(),
-                    nn.Linear(config.head_width, interface.privileged_dim - positions),
-                )
-            self.register_buffer("privileged_mean", torch.zeros(interface.privileged_dim))
-            self.register_buffer("privileged_std", torch.ones(interface.privileged_dim))
+        positions, velocities = interface.privileged_positions, interface.privileged_dim - interface.privileged_positions
+        sizes = tokens * dim, self.feature_dim, config.head_width
+        self.state_readout = StateReadout(*sizes, positions, velocities) if interface.privileged_dim else None
+        self.blobs = self.blob_readout = None
+        if config.colours and interface.cameras and not interface.privileged_dim:
+            self.blobs = ColourBlobs(interface.cameras, config.colours)
+            self.blob_readout = StateReadout(*sizes, self.blobs.size, self.blobs.size)
 
     @property
     def feature_dim(self) -> int:
         """Length of `features`."""
         return self.config.width + self.config.latent_tokens * self.config.latent_dim
+
+    @property
+    def told(self) -> bool:
+        """Whether it is told in training where things are: by the simulator's state, or by the picture's colours."""
+        return self.state_readout is not None or self.blobs is not None
 
     @property
     def device(self) -> torch.device:
@@ -81,21 +82,26 @@ class WorldModel(nn.Module):
         privileged: tuple | None = None,
         state: tuple | None = None,
         semantic: tuple | None = None,
+        blobs: tuple | None = None,
     ) -> None:
-        """Fix the units of rewards, simulator states, state inputs and semantic tokens, from the data that training
-        starts with.
+        """Fix the units of rewards, simulator states, state inputs, semantic tokens and colour blobs, from the data that
+        training starts with.
 
         Args:
             reward_std: of all rewards; 0 (none seen) leaves them as they are.
-            privileged, state, semantic: (mean, std) arrays of the vectors.
+            privileged, state, semantic, blobs: (mean, std) arrays of the vectors.
         """
         self.transition.reward_scale.fill_(float(reward_std) if reward_std > 1e-8 else 1.0)
-        for name, stats in (("privileged", privileged), ("state", state), ("semantic", semantic)):
-            owner = self.encoder if name == "state" else self
-            if stats is not None and hasattr(owner, f"{name}_mean"):
+        for stats, owner, prefix, least in (
+            (privileged, self.state_readout, "", 1e-4),
+            (state, self.encoder, "state_", 1e-4),
+            (semantic, self if self.semantics else None, "semantic_", 1e-4),
+            (blobs, self.blob_readout, "", 1e-3),  # a thousandth of the picture: what moves by less does not move
+        ):
+            if stats is not None and owner is not None:
                 mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in stats)
-                getattr(owner, f"{name}_mean").copy_(mean)
-                getattr(owner, f"{name}_std").copy_(std.clamp_min(1e-4))
+                getattr(owner, f"{prefix}mean").copy_(mean)
+                getattr(owner, f"{prefix}std").copy_(std.clamp_min(least))
 
     def encode(
         self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None, real: Tensor | None = None
@@ -165,10 +171,7 @@ class WorldModel(nn.Module):
 
     def read_state(self, belief: Tensor, latent: Tensor) -> Tensor:
         """The simulator's state as the model knows it, `[..., P]` in its own units; privileged models only."""
-        read = self.position_head(latent.flatten(-2))
-        if self.velocity_head is not None:
-            read = torch.cat([read, self.velocity_head(self.features(belief, latent))], -1)
-        return read * self.privileged_std + self.privileged_mean
+        return self.state_readout(self.features(belief, latent), latent)
 
     def read_semantic(self, latent: Tensor) -> Tensor:
         """The semantic tokens that the model expects a frame of latents `[..., N, D]` to have: unit vectors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from policies.schedule import UPDATES_PER_CHUNK, chunk_seed, round_updates, schedule, with_automatic
-from worldmodel.interface import Interface
 
 TRAINING = {
     "batch_size": 10,
@@ -49,12 +48,10 @@ def test_chunks_and_processes_have_seeds_of_their_own():
 
 def test_null_becomes_what_suits_the_task_and_numbers_stay():
     training = {"collect": {"steps": 500, "policy": {"gentle": None, "reach": 1.3}}, "sigreg_boost": None}
-    pixels = Interface(cameras={"image": (16, 16, 3)}, action_dim=1)
-    with_state = Interface(cameras={"image": (16, 16, 3)}, action_dim=1, privileged_dim=4, privileged_positions=2)
-    alone, told = (with_automatic(training, interface, to_goals=False) for interface in (pixels, with_state))
+    alone, told = (with_automatic(training, told, to_goals=False) for told in (False, True))
     assert alone["sigreg_boost"] == 10.0 and told["sigreg_boost"] == 1.0
     assert alone["collect"] == {"steps": 500, "policy": {"gentle": 0.25, "reach": 1.3}}
-    assert with_automatic(training, pixels, to_goals=True)["collect"]["policy"]["gentle"] == 0.0
+    assert with_automatic(training, False, to_goals=True)["collect"]["policy"]["gentle"] == 0.0
     assert training["collect"]["policy"]["gentle"] is None
     given = {"collect": {"policy": {"gentle": 0.5}}, "sigreg_boost": 3.0}
-    assert with_automatic(given, pixels, to_goals=True) == given
+    assert with_automatic(given, False, to_goals=True) == given

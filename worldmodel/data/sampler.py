@@ -8,7 +8,7 @@ import torch
 from worldmodel.data.layout import VALUES
 from worldmodel.data.split import held_out_episodes, train_episodes
 from worldmodel.data.store import EpisodeStore, StoreDamaged
-from worldmodel.interface import SEMANTIC
+from worldmodel.interface import BLOBS, SEMANTIC
 
 SPLITS = {"train": train_episodes, "held_out": held_out_episodes}
 REDRAWS = 1000  # how often a window in a damaged shard is drawn again before giving up
@@ -56,7 +56,7 @@ class WindowSampler:
         if recent_fraction > 0 and recent_episodes == 0:
             raise ValueError(f"recent_fraction={recent_fraction} needs recent_episodes > 0")
         self.store = store
-        self.features = store.features
+        self.features, self.blobs = store.features, store.blobs
         self.length = length
         self.batch_size = batch_size
         self.split = split
@@ -73,7 +73,8 @@ class WindowSampler:
         has them; `action` `[B, T, A]`; `previous_action` `[B, T+1, A]`, the action that led to each observation (zeros
         before an episode's first); `reward` `[B, T]`; `terminated` `[B, T]`, 1 at the transition that ended its episode
         for good; `valid` `[B, T]`, 0 on padding (there the last observation repeats, actions and rewards are 0);
-        `semantic` `[B, T+1, K, E]` where the store has a cache of features (`store.features`);
+        `semantic` `[B, T+1, K, E]` where the store has a cache of features (`store.features`), and `blobs` `[B, T+1, 2 P]`
+        where it has one of those (`store.blobs`);
         `episode` and `start` int64 `[B]`; `recent` bool `[B]`, rows drawn from the newest episodes alone.
 
         Raises ValueError where the split has no episodes, StoreDamaged where no readable one is found."""
@@ -98,6 +99,9 @@ class WindowSampler:
         values[starts == 0, 0] = 0.0  # nothing precedes an episode; what was read is the end of another one
         if self.features is not None:
             pictures[SEMANTIC] = self._semantic(episodes, starts, steps)
+        if self.blobs is not None:
+            windows = zip(episodes.tolist(), starts.tolist(), (starts + steps + 1).tolist(), strict=True)
+            pictures[BLOBS] = self._stacked([self.blobs.window(*window) for window in windows])
         marks = self._marks(episodes, starts, steps) | {"recent": torch.from_numpy(self._recent(count))}
         return {**pictures, **self._columns(values), **marks}
 
@@ -108,8 +112,12 @@ class WindowSampler:
         for episode, arrays, begin, end in zip(episodes, maps, first + starts, steps + 1, strict=True):
             if arrays is None:
                 self.features.rows(int(episode))  # raises, saying which features are missing
-            window = self.features.tokens({camera: array[begin : begin + end] for camera, array in arrays.items()})
-            rows.append(np.concatenate([window, window[-1:].repeat(self.length + 1 - end, 0)]))
+            rows.append(self.features.tokens({camera: array[begin : begin + end] for camera, array in arrays.items()}))
+        return self._stacked(rows)
+
+    def _stacked(self, windows: list[np.ndarray]) -> torch.Tensor:
+        """Windows `[up to T+1, ...]` as float32 `[B, T+1, ...]`, the last row of each repeated to its end."""
+        rows = [np.concatenate([w, w[-1:].repeat(self.length + 1 - len(w), 0)]) for w in windows]
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def state_dict(self) -> dict:

@@ -49,6 +49,7 @@ class EpisodeStore:
         problems: what opening and reading found wrong, as sentences; empty for a sound store.
         features: a `worldmodel.vision_language.FeatureCache` of these episodes, whose features samplers give along; None
             at first.
+        blobs: a `worldmodel.blobs.BlobCache` of them, likewise.
     """
 
     def __init__(self, folder: str | Path, writable: bool = False):
@@ -58,7 +59,7 @@ class EpisodeStore:
         self.meta: dict = header["meta"]
         self.layout = Layout(self.interface)
         self.version = 0
-        self.features = None
+        self.features = self.blobs = None
         self._shard_rows = max(header["shard_bytes"] // self.layout.bytes_per_row(), 1)
         self._shards = Shards(self.folder / "shards", self.layout)
         self._catalog = Catalog(self.folder / "index.jsonl", self._shards)
