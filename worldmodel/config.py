@@ -55,7 +55,7 @@ class ModelConfig:
     feature_width: int = 256
     open_loop: int = 5
     decoder_frames: int = 24
-    colours: int = 8
+    colours: int = 12
     losses: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self):

@@ -169,11 +169,11 @@ def test_a_run_stopped_between_any_two_chunks_resumes_to_the_same_numbers(unbrok
     assert numbers(folder) == numbers(unbroken)
 
 
-def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(unseen, tmp_path, monkeypatch):
-    looks = f"vision_language.name={make_tiny_encoder(tmp_path / 'encoder')}"
+def test_with_semantic_tokens_and_colours_too_a_stopped_run_resumes_to_the_same_numbers(unseen, tmp_path, monkeypatch):
+    looks = f"vision_language.name={make_tiny_encoder(tmp_path / 'encoder')}", "env.privileged_state=false"
     log, minutes = io.StringIO(), itertools.count(0, 60)  # so slow that a log gets every line
     few = "training.pretrain.updates=10"
-    run(tmp_path / "unbroken", looks, few, progress=Progress(Console(file=log, width=200), clock=lambda: next(minutes)))
+    run(tmp_path / "unbroken", *looks, few, progress=Progress(Console(file=log, width=200), clock=lambda: next(minutes)))
     filling = re.findall(r"^features  (\d+)/(\d+) frames", log.getvalue(), re.MULTILINE)
     assert len(set(filling)) == 3 and all(done == total for done, total in filling)  # of random steps and two rounds
     folder, do = tmp_path / "stopped", Run._do
@@ -185,10 +185,10 @@ def test_with_semantic_tokens_too_a_stopped_run_resumes_to_the_same_numbers(unse
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Run, "_do", stop)
-        run(folder, looks, few)
-    run(folder, "resume=true", looks, few)
+        run(folder, *looks, few)
+    run(folder, "resume=true", *looks, few)
     assert numbers(folder) == numbers(tmp_path / "unbroken")
-    assert any("model/semantic" in line for line in numbers(folder))
+    assert any({"model/semantic", "model/blobs"} <= line.keys() for line in numbers(folder))
     features = [sorted((name / "data" / "features").rglob("values.bin")) for name in (folder, tmp_path / "unbroken")]
     assert features[0] and [path.read_bytes() for path in features[0]] == [path.read_bytes() for path in features[1]]
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from worldmodel import Interface, ModelConfig, WorldModel
+from worldmodel.blobs import NUMBERS
 from worldmodel.sigreg import sigreg
 
 SMALL = dict(
@@ -31,6 +32,8 @@ def batch_for(interface: Interface, windows: int = 4, length: int = 6, seed: int
     for key, size in (("state", interface.state_dim), ("privileged", interface.privileged_dim)):
         if size:
             batch[key] = torch.randn(*frames, size, generator=g)
+    if interface.cameras and not interface.privileged_dim:
+        batch["blobs"] = torch.randn(*frames, 2 * NUMBERS * ModelConfig().colours * len(interface.cameras), generator=g)
     action = torch.rand(windows, length, interface.action_dim, generator=g) * 2 - 1
     return batch | {
         "action": action,
