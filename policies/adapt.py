@@ -9,6 +9,7 @@ import torch
 from policies.adaptation import Adaptation
 from policies.agent import Agent
 from policies.run import Run
+from policies.scales import see_blobs
 from policies.vla.agent import VLAAgent
 from policies.vla.chunks import ChunkSampler
 from policies.vla.imitation import ImitationRun, action_error
@@ -152,6 +153,7 @@ def held_out_losses(agent: Agent | VLAAgent, store: EpisodeStore, config: dict) 
         loss = model.loss(observation, said, chunks.actions.to(model.device), chunks.mask.to(model.device), generator)
         losses = {"loss": loss, "action_error": action_error(model, chunks, generator)}
     else:
+        see_blobs(store, model)
         sampler = WindowSampler(store, config["training"]["window"], WINDOWS, config["seed"], "held_out")
         losses = model({key: value.to(model.device) for key, value in sampler.sample().items()}, generator)
     model.train(training)

@@ -49,12 +49,15 @@ ROWS = {
     "default": Ablation("the configuration as it stands"),
     "no_weight_average": Ablation("the weights of the last update imagine and act", "training.average_rate=1.0"),
     "one_sample_a_pixel": Ablation("is antialiasing worth twice the rendering?", env="env.quality=faithful"),
-    "no_state_target": Ablation("pixels alone", env="env.privileged_state=false"),
-    "no_state_target_boost_1": Ablation(
-        "pixels alone, the regulariser weak from the beginning", "training.sigreg_boost=1", "env.privileged_state=false",
+    "no_state_target": Ablation("pixels alone: the target is where their colours are", env="env.privileged_state=false"),
+    "no_state_target_colours_6": Ablation("half as many clusters of colours", "model.colours=6", "env.privileged_state=false"),
+    "no_state_target_no_colours": Ablation("pixels alone, without that target", "model.colours=0", "env.privileged_state=false"),
+    "no_state_target_no_colours_boost_1": Ablation(
+        "the same, the regulariser weak from the beginning", "model.colours=0 training.sigreg_boost=1",
+        "env.privileged_state=false",
     ),
-    "no_state_target_reconstruction": Ablation(
-        "can the decoder's gradient replace the state target?", "model.losses.reconstruction=200",
+    "no_state_target_no_colours_reconstruction": Ablation(
+        "can the decoder's gradient replace such a target?", "model.colours=0 model.losses.reconstruction=200",
         "env.privileged_state=false",
     ),
     "positions_weigh_1": Ablation("positions weigh as much as velocities", "model.losses.positions=1"),
