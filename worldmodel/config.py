@@ -69,6 +69,8 @@ class ModelConfig:
             )
         if round(self.latent_tokens**0.5) ** 2 != self.latent_tokens:
             raise ValueError(f"model.latent_tokens={self.latent_tokens} must be a square number: 1, 4, 9, 16, ...")
+        if self.colours < 0:
+            raise ValueError(f"model.colours must be at least 0 (none), got {self.colours}")
         for name in ("width", "layers", "window", "ensemble", "open_loop", "latent_dim", "head_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")

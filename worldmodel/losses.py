@@ -36,6 +36,7 @@ def world_model_losses(
 
     Raises:
         ValueError: the window is too short for the open loop.
+        KeyError: the batch does not bring what the model is trained on.
     """
     config = model.config
     length, steps = batch["action"].shape[1], config.open_loop
@@ -77,7 +78,9 @@ def world_model_losses(
     terms["terminal"] = _mean(terminal, valid) + _mean(open_terminal, dreamt)
 
     for name, readout in (("privileged", model.state_readout), (BLOBS, model.blob_readout)):
-        if readout is not None and name in batch and getattr(config.losses, name):
+        if readout is not None and getattr(config.losses, name):
+            if name not in batch:
+                raise KeyError(f"{name}: this model is trained on it, and the batch brings none (policies.scales.see_blobs)")
             (state,) = align_end(missing, batch[name])
             errors = readout.errors(model.features(beliefs, here), here, state[:, :-1])
             terms[name] = sum(w * _mean(error, valid) for w, error in zip((config.losses.positions, 1.0), errors))
