@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from worldmodel.blobs import BlobCache, steadiness
+from worldmodel.blobs import BlobCache
 from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.interface import BLOBS, SEMANTIC
 
@@ -23,7 +23,7 @@ def fix_scales(store: EpisodeStore, models, behavior, seed: int) -> None:
             (frames[key][:, 0].mean(0), frames[key][:, 0].std(0)) if key in frames else None
             for key in ("state", SEMANTIC)
         )
-    blobs = weight = None
+    blobs = None
     if models[0].blobs is not None:
         pictures = WindowSampler(store, 1, CLUSTERED, seed).sample()
         frames = {key: pictures[key][:, 0] for key in store.interface.cameras}
@@ -31,11 +31,10 @@ def fix_scales(store: EpisodeStore, models, behavior, seed: int) -> None:
         for model in models[1:]:
             model.blobs.load_state_dict(models[0].blobs.state_dict())
         see_blobs(store, models[0])
-        windows = WindowSampler(store, 2, FRAMES, seed).sample()
-        known = windows[BLOBS][windows["valid"].all(1)]
-        blobs, weight = (known[:, 0].mean(0), known[:, 0].std(0)), steadiness(known[..., : models[0].blobs.size]).repeat(2)
+        known = WindowSampler(store, 1, FRAMES, seed).sample()[BLOBS][:, 0]
+        blobs = known.mean(0), known.std(0)
     for model in models:
-        model.set_scales(store.reward_std(), privileged, state, semantic, blobs, weight)
+        model.set_scales(store.reward_std(), privileged, state, semantic, blobs)
     behavior.set_reward_scale(float(models[-1].transition.reward_scale))
 
 

@@ -12,7 +12,6 @@ BITS = 5  # of each channel by which a colour is looked up
 NEAR = 1e-2  # distance of colours, channels being in [0, 1], below which they are the same
 LEAST_AREA = 2e-3  # of the picture, added to every cluster's: the place of a colour that disappears goes to the middle
 ITERATIONS = 30  # of k-means
-STEADY = 0.01  # share of noise in a number's variance at which it counts half
 NUMBERS = 6  # of each cluster: area, mean column and row, variances and covariance
 
 
@@ -133,17 +132,3 @@ def cluster_colours(frames: Tensor, clusters: int, generator: torch.Generator) -
         summed = torch.zeros(clusters, 3).index_add_(0, nearest, colour * weight[:, None])
         centres = torch.where(total[:, None] > 0, summed / total.clamp_min(math.ulp(1.0))[:, None], centres)
     return centres
-
-
-def steadiness(numbers: Tensor) -> Tensor:
-    """What each of P numbers counts as a target, in [0, 1]: the less, the more of its variance is noise from frame to frame,
-    such as of a thin thing's edges; by the inverse of the noise's variance, as in weighted least squares.
-
-    Second differences of smooth movements are small, those of noise have six times its variance (Gasser et al. 1986).
-
-    Args:
-        numbers: of three frames in a row, `[B, 3, P]`.
-    """
-    before, now, after = numbers.unbind(1)
-    noise = (before - 2 * now + after).var(0) / 6
-    return STEADY / (STEADY + noise / now.var(0).clamp_min(1e-12))

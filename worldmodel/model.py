@@ -83,7 +83,6 @@ class WorldModel(nn.Module):
         state: tuple | None = None,
         semantic: tuple | None = None,
         blobs: tuple | None = None,
-        blob_weight: Tensor | None = None,
     ) -> None:
         """Fix the units of rewards, simulator states, state inputs, semantic tokens and colour blobs, from the data that
         training starts with.
@@ -91,7 +90,6 @@ class WorldModel(nn.Module):
         Args:
             reward_std: of all rewards; 0 (none seen) leaves them as they are.
             privileged, state, semantic, blobs: (mean, std) arrays of the vectors.
-            blob_weight: of each number of the blobs.
         """
         self.transition.reward_scale.fill_(float(reward_std) if reward_std > 1e-8 else 1.0)
         for stats, owner, prefix, least in (
@@ -104,8 +102,6 @@ class WorldModel(nn.Module):
                 mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in stats)
                 getattr(owner, f"{prefix}mean").copy_(mean)
                 getattr(owner, f"{prefix}std").copy_(std.clamp_min(least))
-        if blob_weight is not None:
-            self.blob_readout.weight.copy_(blob_weight)
 
     def encode(
         self, observation: dict[str, Tensor], reference: dict[str, Tensor] | None = None, real: Tensor | None = None

@@ -11,8 +11,6 @@ OUTLIER = 10.0  # standard deviations at which targets are cut
 class StateReadout(nn.Module):
     """Positions, which a picture shows, from the latent; velocities, which it does not, from latent and belief.
 
-    Buffers `mean` and `std` `[P]` are the state's units, `weight` is what each of its numbers counts among the errors.
-
     Args:
         latent_size: numbers of one frame's latent, N * D.
         feature_dim: of `WorldModel.features`.
@@ -29,7 +27,6 @@ class StateReadout(nn.Module):
             self.velocity = nn.Sequential(*layers)
         self.register_buffer("mean", torch.zeros(positions + velocities))
         self.register_buffer("std", torch.ones(positions + velocities))
-        self.register_buffer("weight", torch.ones(positions + velocities))
 
     def forward(self, features: Tensor, latent: Tensor) -> Tensor:
         """`features [..., F]` and `latent [..., N, D]` to the state `[..., P]` in its own units."""
@@ -38,9 +35,8 @@ class StateReadout(nn.Module):
     def errors(self, features: Tensor, latent: Tensor, state: Tensor) -> list[Tensor]:
         """Mean squared errors of positions and, where there are any, of velocities, in standard deviations: `[...]` each."""
         target = ((state - self.mean) / self.std).clamp(-OUTLIER, OUTLIER)
-        error = (torch.cat(self._read(features, latent), -1) - target).square() * self.weight
-        parts = error.split([self.positions, error.shape[-1] - self.positions], -1)
-        return [part.mean(-1) for part in parts if part.shape[-1]]
+        parts = target[..., : self.positions], target[..., self.positions :]
+        return [(one - other).square().mean(-1) for one, other in zip(self._read(features, latent), parts)]
 
     def _read(self, features: Tensor, latent: Tensor) -> list[Tensor]:
         positions = self.position(latent.flatten(-2))

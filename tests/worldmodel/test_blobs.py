@@ -11,7 +11,7 @@ from test_model import SMALL, TWO_CAMERAS, batch_for
 
 from policies.scales import fix_scales, see_blobs
 from worldmodel import Interface, ModelConfig, WorldModel
-from worldmodel.blobs import NUMBERS, STEADY, BlobMeasure, ColourBlobs, cluster_colours, steadiness
+from worldmodel.blobs import NUMBERS, BlobMeasure, ColourBlobs, cluster_colours
 from worldmodel.data import EpisodeStore, WindowSampler
 
 GREY, RED, BLUE = (128, 128, 128), (230, 30, 20), (20, 40, 220)
@@ -74,18 +74,6 @@ def test_fewer_colours_than_clusters_are_no_error():
     assert clusters.shape == (4, 3) and (clusters * 255 - 77).abs().max() < 8
 
 
-def test_what_flickers_counts_little_and_what_moves_smoothly_counts_in_full():
-    torch.manual_seed(0)
-    phase = torch.rand(5000, 1) * 6 + torch.tensor([0.0, 0.1, 0.2])
-    smooth, noise = phase.sin(), torch.randn(5000, 3)
-    numbers = torch.stack([smooth, noise, 100 * (smooth + 0.1 * noise), torch.zeros(5000, 3)], -1)
-    weight = steadiness(numbers)
-    assert weight[0] > 0.98
-    assert weight[1] == pytest.approx(STEADY / (STEADY + 1), rel=0.1)
-    assert weight[2] == pytest.approx(STEADY / (STEADY + 0.01 / 0.51), rel=0.1)  # a fiftieth of its variance, in any unit
-    assert torch.isfinite(weight).all()
-
-
 @pytest.fixture
 def store(tmp_path: Path):
     interface = Interface(cameras={"image": SHAPE}, action_dim=1)
@@ -121,9 +109,7 @@ def test_all_models_have_the_same_clusters_and_a_checkpoint_keeps_them(store):
     one, other = (WorldModel(store.interface, ModelConfig(**SMALL)) for _ in range(2))
     fix_scales(store, (one, other), _Behavior(), seed=3)
     assert one.blobs.colours.any() and torch.equal(one.blobs.colours, other.blobs.colours)
-    for mine, others in zip(one.blob_readout.buffers(), other.blob_readout.buffers(), strict=True):
-        assert torch.equal(mine, others)
-    assert (one.blob_readout.std > 1e-3).any() and 0 < one.blob_readout.weight.min() < one.blob_readout.weight.max() <= 1
+    assert torch.equal(one.blob_readout.std, other.blob_readout.std) and (one.blob_readout.std > 1e-3).any()
     loaded = WorldModel(store.interface, ModelConfig(**SMALL))
     loaded.load_state_dict(one.state_dict())
     frames = {"image": WindowSampler(store, 1, 8, 0).sample()["image"][:, 0].numpy()}
