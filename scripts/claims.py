@@ -124,7 +124,7 @@ CLAIMS = {
     ),
     "cartpole_swingup_pixels": Claim(
         "cartpole swing-up from 64x64 pixels alone: return (0-1000) within 40 minutes, no state anywhere",
-        600, 40, "env.privileged_state=false",
+        600, 40, "env.privileged_state=false training.online.rounds=10",
     ),
     "pendulum_swingup": Claim(
         "pendulum swing-up from 64x64 pixels: share of the largest reward in the second half of the episodes, state as a target",
@@ -149,7 +149,7 @@ CLAIMS = {
     ),
     "pusher_goal_image": Claim(
         "pusher from 64x64 pixels: share of held-out goal images reached within 10 s, from task-free episodes alone",
-        0.5, 60, f"env.id=worldmodel/Pusher-v0 env.action_repeat=4 {GOAL_IMAGE}", read=success,
+        0.5, 60, f"env.id=worldmodel/Pusher-v0 env.action_repeat=4 training.online.rounds=10 {GOAL_IMAGE}", read=success,
     ),
     "halfcheetah_state": Claim(
         "HalfCheetah-v5 from its state vector: return within 30 minutes",
