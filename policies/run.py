@@ -225,8 +225,7 @@ class Run:
             if self.begin.agent is None:
                 models = self.learner, self.model
                 fix_scales(self.store, models, self.behavior, chunk_seed(self.config["seed"], self.chunk))
-        if self.store.blobs is None:
-            see_blobs(self.store, self.model)
+        see_blobs(self.store, self.model)
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
         # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.

@@ -30,6 +30,7 @@ def fix_scales(store: EpisodeStore, models, behavior, seed: int) -> None:
         models[0].blobs.fit(frames, torch.Generator().manual_seed(seed))
         for model in models[1:]:
             model.blobs.load_state_dict(models[0].blobs.state_dict())
+        store.blobs = None  # of other clusters, if there were any
         see_blobs(store, models[0])
         known = WindowSampler(store, 1, FRAMES, seed).sample()[BLOBS][:, 0]
         blobs = known.mean(0), known.std(0)
@@ -39,6 +40,6 @@ def fix_scales(store: EpisodeStore, models, behavior, seed: int) -> None:
 
 
 def see_blobs(store: EpisodeStore, model) -> None:
-    """Have samplers of the store give along where colours are, by the clusters of a model that has any."""
-    if model.blobs is not None:
+    """Have samplers of the store give along where colours are, by the clusters of a model that has any, unless they do."""
+    if model.blobs is not None and store.blobs is None:
         store.blobs = BlobCache(store, model.blobs.measure())

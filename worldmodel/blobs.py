@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -130,5 +128,5 @@ def cluster_colours(frames: Tensor, clusters: int, generator: torch.Generator) -
         nearest = torch.cdist(colour, centres).argmin(1)
         total = torch.zeros(clusters).index_add_(0, nearest, weight)
         summed = torch.zeros(clusters, 3).index_add_(0, nearest, colour * weight[:, None])
-        centres = torch.where(total[:, None] > 0, summed / total.clamp_min(math.ulp(1.0))[:, None], centres)
+        centres = torch.where(total[:, None] > 0, summed / total.clamp_min(1)[:, None], centres)
     return centres
