@@ -30,7 +30,7 @@ class ModelConfig:
         latent_tokens: tokens per frame, N: a square number whose root divides the encoder's grid (image size / 16).
         latent_dim: numbers per token, D.
         width, layers, heads, kv_heads: of the belief transformer (grouped-query attention).
-        window: frames that one token sees, itself included.
+        window: frames that one token sees, itself included; beyond one, with the change since the frame before the first.
         ensemble: transition heads; their disagreement is the model's uncertainty.
         head_width: hidden width of the transition, reward and state heads.
         channels: of the encoder's three convolutions and, mirrored, of the decoder.

@@ -20,6 +20,8 @@ from worldmodel.transformer import BeliefTransformer, Memory, Tail
 from worldmodel.transition import OUTCOME, Prediction, Transition
 from worldmodel.vision_language.semantics import Semantics
 
+CHANGE = 5.0  # a step changes latents by some fifth of their spread
+
 
 class WorldModel(nn.Module):
     """Latent video prediction for one env interface.
@@ -36,7 +38,7 @@ class WorldModel(nn.Module):
         tokens, dim, width = config.latent_tokens, config.latent_dim, config.width
         semantic_size = math.prod(semantics.shape) if semantics else 0
         self.encoder = FrameEncoder(interface, tokens, dim, config.channels, config.feature_width, semantic_size)
-        self.inward = nn.Linear(dim + interface.action_dim, width)
+        self.inward = nn.Linear(2 * dim + interface.action_dim, width)
         self.place = nn.Parameter(torch.zeros(tokens, width))
         self.belief = BeliefTransformer(width, config.layers, config.heads, config.kv_heads, config.window)
         self.transition = Transition(dim, width, interface.action_dim, config.head_width, config.ensemble)
@@ -53,7 +55,10 @@ class WorldModel(nn.Module):
             )
             self.register_buffer("semantic_mean", torch.zeros(semantics.shape))
             self.register_buffer("semantic_std", torch.ones(semantics.shape))
-        positions, velocities = interface.privileged_positions, interface.privileged_dim - interface.privileged_positions
+        positions, velocities = (
+            interface.privileged_positions,
+            interface.privileged_dim - interface.privileged_positions,
+        )
         sizes = tokens * dim, self.feature_dim, config.head_width
         self.state_readout = StateReadout(*sizes, positions, velocities) if interface.privileged_dim else None
         self.blobs = self.blob_readout = None
@@ -133,17 +138,23 @@ class WorldModel(nn.Module):
             return frames
         return frames | {SEMANTIC: self.semantics.tokens(frames, self.device)}
 
-    def inputs(self, latent: Tensor, previous_action: Tensor) -> Tensor:
-        """Latents `[..., N, D]` and the actions `[..., A]` before them to the transformer's inputs `[..., N, W]`."""
+    def inputs(self, latent: Tensor, before: Tensor, previous_action: Tensor) -> Tensor:
+        """Latents `[..., N, D]`, those of the frame `before` (the same where there was none), and the actions `[..., A]`
+        between the two, to the transformer's inputs `[..., N, W]`. The change is an input of its own: attention finds
+        differences of frames late and imprecisely, and they are the velocities."""
+        change = latent - before if self.config.window > 1 else torch.zeros_like(latent)
         action = previous_action[..., None, :].expand(*latent.shape[:-1], -1)
-        return self.inward(torch.cat([latent, action], dim=-1)) + self.place
+        return self.inward(torch.cat([latent, CHANGE * change, action], dim=-1)) + self.place
 
     def observe_window(
         self, latents: Tensor, previous_action: Tensor, valid: Tensor | None = None
     ) -> tuple[Tensor, list]:
         """Beliefs `[B, T, N, W]` and the cache of a window of latents `[B, T, N, D]`, previous actions `[B, T, A]`;
         frames that are not `valid [B, T]` are seen by none."""
-        return self.belief(self.inputs(latents, previous_action), valid)
+        before = torch.cat([latents[:, :1], latents[:, :-1]], 1)
+        if valid is not None:
+            before = torch.where(F.pad(valid[:, :-1], (1, 0))[..., None, None], before, latents)
+        return self.belief(self.inputs(latents, before, previous_action), valid)
 
     def start(self, rows: int) -> Memory:
         """The memory of `rows` episodes that have not begun."""
@@ -153,7 +164,8 @@ class WorldModel(nn.Module):
         """Take one frame `[B, ...]` and the action `[B, A]` before it (zeros at an episode's start) into the memory."""
         latent = self.encode(observation)
         tail = self.belief.begin(memory, len(latent))
-        belief, tail = self.belief.extend(self.inputs(latent, previous_action), memory, tail)
+        inputs = self.inputs(latent, memory.before(latent), previous_action)
+        belief, tail = self.belief.extend(inputs, memory, tail)
         return self.belief.append(memory, tail, latent, belief)
 
     def step(
@@ -162,7 +174,7 @@ class WorldModel(nn.Module):
         """One imagined step of B x C rows: what `action [B * C, A]` leads to from `belief [B * C, N, W]` and `latent
         [B * C, N, D]`, the belief after it, and the tail with it."""
         prediction = self.transition(belief, latent, action)
-        belief, tail = self.belief.extend(self.inputs(prediction.latent, action), memory, tail)
+        belief, tail = self.belief.extend(self.inputs(prediction.latent, latent, action), memory, tail)
         return prediction, belief, tail
 
     def features(self, belief: Tensor, latent: Tensor) -> Tensor:

@@ -42,6 +42,12 @@ class Memory:
         """The same memory with nothing remembered in `rows` (bool `[B]`): they start a new episode."""
         return Memory(self.keys, self.values, self.valid & ~rows[:, None], self.position, self.latent, self.belief)
 
+    def before(self, latent: Tensor) -> Tensor:
+        """The frame before the next one `latent [B, N, D]`: the latest that was seen, or itself where none was."""
+        if not self.valid.shape[1]:
+            return latent
+        return torch.where(self.valid[:, -1:, None], self.latent, latent)
+
     def select(self, rows: Tensor) -> Memory:
         """The memory of some rows (indices `[R]`)."""
         return Memory(

@@ -49,6 +49,21 @@ def test_frame_by_frame_equals_the_full_forward(tokens):
     assert memory.keys.shape[3] == 3 * tokens
 
 
+def test_the_change_since_the_frame_before_is_an_input_but_not_since_a_frame_that_is_not_seen():
+    model = make(layers=1, window=2)
+    latents, previous = torch.randn(1, 3, 1, 8), torch.randn(1, 3, 2)
+    moved = torch.cat([latents[:, :1] + 1.0, latents[:, 1:]], 1)
+    change = [model.inputs(row[:, 1], row[:, 0], previous[:, 1]) for row in (latents, moved)]
+    assert not torch.allclose(*change)
+    still = model.inputs(latents[:, 1], latents[:, 1], previous[:, 1])
+    assert torch.allclose(
+        change[0] - still, 5.0 * (latents[:, 1] - latents[:, 0]) @ model.inward.weight[:, 8:16].T, atol=1e-5
+    )
+    hidden = torch.tensor([[False, True, True]])
+    apart = [model.observe_window(row, previous, hidden)[0][:, 1:] for row in (latents, moved)]
+    assert torch.allclose(*apart)
+
+
 def test_candidates_share_one_history_and_do_not_see_each_other():
     model = make()
     latents, previous = torch.randn(2, 5, 1, 8), torch.randn(2, 5, 2)
@@ -71,7 +86,7 @@ def test_forgotten_rows_begin_anew_and_the_others_go_on():
     memory = model.start(2)
 
     def see(memory, t):
-        inputs = model.inputs(latents[:, t], torch.zeros(2, 2))
+        inputs = model.inputs(latents[:, t], memory.before(latents[:, t]), torch.zeros(2, 2))
         belief, tail = model.belief.extend(inputs, memory, model.belief.begin(memory, 2))
         return model.belief.append(memory, tail, latents[:, t], belief)
 

@@ -87,7 +87,12 @@ def test_belief_sees_neither_the_future_nor_frames_beyond_its_window():
     changed[:, 5] += 1
     after, _ = model.observe_window(changed, previous)
     moved = (before - after).abs().amax((0, 2, 3)) > 1e-6
-    assert moved.tolist() == [False] * 5 + [True] * 4 + [False]  # the window is 4 frames, frame 5 itself included
+    # The window is 4 frames, frame 5 itself included, and the change since the frame before the first of them is seen.
+    assert moved.tolist() == [False] * 5 + [True] * 5
+    model = WorldModel(PIXELS, ModelConfig(**SMALL | dict(layers=1, window=1))).eval()
+    before, after = (model.observe_window(each, previous)[0] for each in (latents, changed))
+    moved = (before - after).abs().amax((0, 2, 3)) > 1e-6
+    assert moved.tolist() == [False] * 5 + [True] + [False] * 4  # a window of one frame knows no change
 
 
 def test_belief_knows_the_action_before_but_not_after():
