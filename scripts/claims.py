@@ -144,7 +144,7 @@ CLAIMS = {
     ),
     "reacher_pixels": Claim(
         "two-link reacher from 64x64 pixels alone: share of the second half of the episodes with the tip inside the target",
-        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=1", read=late_success,
+        0.8, 20, "env.id=worldmodel/Reacher-v0 env.privileged_state=false training.online.rounds=8", read=late_success,
     ),
     "two_room_goal_image": Claim(
         "two-room maze from 64x64 pixels: share of held-out goal images reached within 4 s, state as a target, from task-free episodes alone",
