@@ -20,7 +20,7 @@ from worldmodel.transformer import BeliefTransformer, Memory, Tail
 from worldmodel.transition import OUTCOME, Prediction, Transition
 from worldmodel.vision_language.semantics import Semantics
 
-CHANGE = 5.0  # a step changes latents by some fifth of their spread
+CHANGE_SCALE = 5.0  # a step changes latents by some fifth of their spread
 
 
 class WorldModel(nn.Module):
@@ -55,10 +55,8 @@ class WorldModel(nn.Module):
             )
             self.register_buffer("semantic_mean", torch.zeros(semantics.shape))
             self.register_buffer("semantic_std", torch.ones(semantics.shape))
-        positions, velocities = (
-            interface.privileged_positions,
-            interface.privileged_dim - interface.privileged_positions,
-        )
+        positions = interface.privileged_positions
+        velocities = interface.privileged_dim - positions
         sizes = tokens * dim, self.feature_dim, config.head_width
         self.state_readout = StateReadout(*sizes, positions, velocities) if interface.privileged_dim else None
         self.blobs = self.blob_readout = None
@@ -144,7 +142,7 @@ class WorldModel(nn.Module):
         differences of frames late and imprecisely, and they are the velocities."""
         change = latent - before if self.config.window > 1 else torch.zeros_like(latent)
         action = previous_action[..., None, :].expand(*latent.shape[:-1], -1)
-        return self.inward(torch.cat([latent, CHANGE * change, action], dim=-1)) + self.place
+        return self.inward(torch.cat([latent, CHANGE_SCALE * change, action], dim=-1)) + self.place
 
     def observe_window(
         self, latents: Tensor, previous_action: Tensor, valid: Tensor | None = None

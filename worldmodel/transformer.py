@@ -44,9 +44,8 @@ class Memory:
 
     def before(self, latent: Tensor) -> Tensor:
         """The frame before the next one `latent [B, N, D]`: the latest that was seen, or itself where none was."""
-        if not self.valid.shape[1]:
-            return latent
-        return torch.where(self.valid[:, -1:, None], self.latent, latent)
+        seen = self.valid[:, -1:].any(1)  # a window of one frame remembers none
+        return torch.where(seen[:, None, None], self.latent, latent)
 
     def select(self, rows: Tensor) -> Memory:
         """The memory of some rows (indices `[R]`)."""
