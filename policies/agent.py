@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from policies.actor_critic import ActorCritic, ActorCriticConfig
+from policies.bursts import Bursts
 from policies.goal_value import GoalValue, GoalValueConfig
 from policies.judge import Judge
 from policies.objectives import weights_of
@@ -130,9 +131,18 @@ class BeliefPolicy(abc.ABC):
         interface: of the env; the agent's own when None.
         seed: of all that it draws.
         noise: standard deviation of Gaussian noise added to continuous actions.
+        bursts: probability, at every step, that random actions take over for a few: see `Bursts`.
     """
 
-    def __init__(self, *, agent: Agent, interface: Interface | None = None, seed: int = 0, noise: float = 0.0):
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        interface: Interface | None = None,
+        seed: int = 0,
+        noise: float = 0.0,
+        bursts: float = 0.0,
+    ):
         if agent is None:
             raise ValueError("this policy acts with a trained model: give checkpoint=<folder>")
         if not hasattr(agent, "behavior"):
@@ -140,8 +150,8 @@ class BeliefPolicy(abc.ABC):
         self.agent = agent
         self.interface = interface or agent.interface
         self.generator = torch.Generator(agent.model.device).manual_seed(seed)
-        self.noise = noise
-        self.memory = self.previous = None
+        self.noise, self.burst_rate = noise, bursts
+        self.memory = self.previous = self.bursts = None
 
     @torch.no_grad()
     def reset(self, observation: Observation, mask: np.ndarray | None = None) -> None:
@@ -151,10 +161,14 @@ class BeliefPolicy(abc.ABC):
         if self.memory is None or mask is None or bool(np.all(mask)) or len(self.previous) != rows:
             self.memory = model.start(rows)
             self.previous = torch.zeros(rows, self.interface.action_dim, device=model.device)
+            if self.burst_rate:
+                self.bursts = Bursts(self.burst_rate, *self.previous.shape, self.interface.discrete, self.generator)
         else:
             chosen = torch.as_tensor(mask, device=model.device)
             self.memory = self.memory.forget(chosen)
             self.previous = self.previous.masked_fill(chosen[:, None], 0.0)
+            if self.bursts:
+                self.bursts.end(chosen)
 
     @torch.no_grad()
     def act(self, observation: Observation) -> np.ndarray:
@@ -169,6 +183,8 @@ class BeliefPolicy(abc.ABC):
             action = torch.nn.functional.one_hot(action.argmax(-1), action.shape[-1]).to(action.dtype)
         elif self.noise:
             action = action + self.noise * torch.randn(action.shape, generator=self.generator, device=action.device)
+        if self.bursts:
+            action = self.bursts(action)
         self.previous = action.clamp(-1, 1)
         return self.previous.cpu().numpy()
 

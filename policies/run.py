@@ -179,7 +179,8 @@ class Run:
         options = self.training["online"]
         if self.first:
             sample = {"sample": True} if options["act_with"] == "actor" else {}
-            policy = self.agent.policy(options["act_with"], seed, noise=options["noise"], **sample)
+            explore = {"noise": options["noise"], "bursts": options["bursts"]}
+            policy = self.agent.policy(options["act_with"], seed, **explore, **sample)
             # Whole episodes: as many side by side as the round has steps for.
             envs = min(self.training["collect"]["envs"], max(1, chunk.amount // self.episode_steps))
             summary = self._add(policy, chunk.amount, envs, self.training["collect"]["workers"], options, None, "actor")

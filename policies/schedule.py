@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 VALIDATION_SEED = 5000  # evaluation's seeds start at 10000, see policies/evaluate.py
 COLLECTION_SEED = 1_000_000  # so that no episode is trained on and evaluated
 UPDATES_PER_CHUNK = 100  # a chunk is the most work between two chances to checkpoint
