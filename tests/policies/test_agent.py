@@ -43,12 +43,14 @@ class Scripted(BeliefPolicy):
         return torch.as_tensor(next(self.actions))
 
 
-def test_the_belief_while_acting_is_the_belief_of_the_recorded_episode():
+@pytest.mark.parametrize("explore", [{}, {"noise": 0.3, "bursts": 0.5}], ids=["as it chooses", "exploring"])
+def test_the_belief_while_acting_is_the_belief_of_the_recorded_episode(explore):
     vector = envs.make_vector(1, id="worldmodel/CartpoleSwingup-v0", image_size=32, max_episode_steps=9)
     agent = agent_for(Interface(**vector.interface))
     actions = np.random.default_rng(0).uniform(-1, 1, (9, 1, 1)).astype(np.float32)
-    policy = Scripted(actions, agent=agent)
+    policy = Scripted(actions, agent=agent, **explore)
     (episode,) = rollout(policy, vector, [3])
+    assert np.array_equal(episode["action"], actions[:, 0]) == (not explore)
     _, beliefs, _, _ = observed(agent.model, episode)
     acted = torch.stack(policy.beliefs, 1)[0]
     # bfloat16 convolutions of one frame and of ten may round apart
