@@ -229,8 +229,9 @@ class Run:
         see_blobs(self.store, self.model)
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
-        # Always of the episodes that training began with: latents that move with the newest ones leave all that reads them behind.
-        oldest = None if self.offline else options["collect"]["steps"]
+        # Latents that move with the newest episodes leave all that reads them behind: these are of the first, until they
+        # are less than half of all. A few that show little of what comes later would have it all far off the scale.
+        oldest = None if self.offline else max(options["collect"]["steps"], self.store.steps // 2)
         singles = WindowSampler(self.store, 1, options["reference_frames"], seed + 1, oldest_steps=oldest)
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
         moving = self.begin.moves_latents

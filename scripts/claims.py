@@ -12,7 +12,7 @@ Read = Callable[[dict], float]
 
 DMC_100K = (
     "env.privileged_state=false training.collect.envs=2 training.pretrain.updates=1000 training.collect.steps=5000 "
-    "training.online.bursts=0.08 eval.planner_episodes=0"
+    "training.online.bursts=0.08 training.optimizer.final_rate=0.5 eval.planner_episodes=0"
 )
 """The published protocol: the suite's own starts, no simulator state, action repeat counted; run it where the extra `dmc`
 is installed. Two envs side by side, because whole episodes are taken: eight would take 104,000 steps."""
