@@ -16,7 +16,7 @@ from policies.agent import Agent
 from policies.collect import collect, first_policy
 from policies.goal_value import LatentTransitions
 from policies.rollout import rollout
-from policies.scales import fix_scales, see_blobs
+from policies.scales import fix_scales, reference_steps, see_blobs
 from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_seed, schedule, with_automatic
 from policies.starts import start_memories
 from policies.validation import film_beginning, imagined_against_real
@@ -129,8 +129,8 @@ class Run:
             phase = self.chunks[self.chunk].phase
             unit = "steps" if phase == "collect" else "updates"
             part = [c for c in self.chunks if c.phase == phase]
-            total = sum(self._work(c) for c in part)
-            done = sum(self._work(c) for c in self.chunks[: self.chunk] if c.phase == phase)
+            total = sum(c.work for c in part)
+            done = sum(c.work for c in self.chunks[: self.chunk] if c.phase == phase)
             with self.progress.phase(phase, total, unit, start=done) as bar:
                 while self.chunk < len(self.chunks) and self.chunks[self.chunk].phase == phase:
                     self._do(self.chunks[self.chunk], bar)
@@ -139,10 +139,6 @@ class Run:
                     if time.monotonic() - self.saved > 60 * self.config["logging"]["checkpoint_minutes"]:
                         self.save()
         self.save()
-
-    @staticmethod
-    def _work(chunk: Chunk) -> int:
-        return chunk.amount if chunk.kind in ("learn", "behave", "collect", "measure") else 0
 
     def _do(self, chunk: Chunk, bar) -> None:
         work = {
@@ -178,9 +174,9 @@ class Run:
     def _act(self, chunk: Chunk, bar, seed: int) -> None:
         options = self.training["online"]
         if self.first:
-            sample = {"sample": True} if options["act_with"] == "actor" else {}
-            explore = {"noise": options["noise"], "bursts": options["bursts"]}
-            policy = self.agent.policy(options["act_with"], seed, **explore, **sample)
+            explore = {"sample": True} if options["act_with"] == "actor" else {}
+            explore |= {"noise": options["noise"], "bursts": options["bursts"]}
+            policy = self.agent.policy(options["act_with"], seed, **explore)
             # Whole episodes: as many side by side as the round has steps for.
             envs = min(self.training["collect"]["envs"], max(1, chunk.amount // self.episode_steps))
             summary = self._add(policy, chunk.amount, envs, self.training["collect"]["workers"], options, None, "actor")
@@ -229,9 +225,7 @@ class Run:
         see_blobs(self.store, self.model)
         recent = self._recent(chunk)
         sampler = WindowSampler(self.store, options["window"], options["batch_size"], seed, **recent)
-        # Latents that move with the newest episodes leave all that reads them behind: these are of the first, until they
-        # are less than half of all. A few that show little of what comes later would have it all far off the scale.
-        oldest = None if self.offline else max(options["collect"]["steps"], self.store.steps // 2)
+        oldest = None if self.offline else reference_steps(options["collect"]["steps"], self.store.steps)
         singles = WindowSampler(self.store, 1, options["reference_frames"], seed + 1, oldest_steps=oldest)
         generator = torch.Generator(self.model.device).manual_seed(chunk_seed(self.config["seed"], self.chunk))
         moving = self.begin.moves_latents

@@ -43,3 +43,12 @@ def see_blobs(store: EpisodeStore, model) -> None:
     """Have samplers of the store give along where colours are, by the clusters of a model that has any, unless they do."""
     if model.blobs is not None and store.blobs is None:
         store.blobs = BlobCache(store, model.blobs.measure())
+
+
+def reference_steps(began_with: int, steps: int) -> int:
+    """How many of the store's oldest `steps` the frames that standardise latents are drawn from.
+
+    Latents that move with the newest episodes leave all that reads them behind, so these are the steps that training
+    `began_with`, until they are less than half of all: a few that show little of what comes later would put all of it
+    far off the scale."""
+    return max(began_with, steps // 2)

@@ -28,6 +28,11 @@ class Chunk:
     amount: int = 0
     round: int = 0
 
+    @property
+    def work(self) -> int:
+        """What a progress bar counts of it: updates, or steps of the first exploration."""
+        return self.amount if self.kind in ("learn", "behave", "collect", "measure") else 0
+
 
 def round_updates(training: dict) -> tuple[int, int]:
     """Updates of the world model and of the behaviour in one round of the online loop, from the ratios."""

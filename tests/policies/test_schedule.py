@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.scales import reference_steps
 from policies.schedule import UPDATES_PER_CHUNK, chunk_seed, round_updates, schedule, with_automatic
 
 TRAINING = {
@@ -55,3 +56,8 @@ def test_null_becomes_what_suits_the_task_and_numbers_stay():
     assert training["collect"]["policy"]["gentle"] is None
     given = {"collect": {"policy": {"gentle": 0.5}}, "sigreg_boost": 3.0}
     assert with_automatic(given, False, to_goals=True) == given
+
+
+def test_latents_are_standardised_by_the_first_steps_until_these_are_less_than_half_of_all():
+    assert [reference_steps(80_000, steps) for steps in (80_000, 110_000, 160_000)] == [80_000] * 3
+    assert reference_steps(5_000, 25_000) == 12_500
