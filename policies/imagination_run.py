@@ -130,6 +130,6 @@ def train_on_sentence(
         "commit": commit(),
     }
     trained.path = save_checkpoint(
-        folder / "checkpoints" / "00001", {"model": model, "behavior": behavior}, {"behavior": trainer.optimizer}, meta
+        folder / "checkpoints" / "00001", {"model": model, "behavior": behavior}, trainer.named_optimizers("behavior"), meta
     )
     return trained

@@ -325,6 +325,10 @@ class Run:
         goals = {} if self.goal_trainer is None else {"goal_value": self.goal_trainer}
         return {"model": self.model_trainer, "behavior": self.behavior_trainer, **goals}
 
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        named = [trainer.named_optimizers(name) for name, trainer in self._trainers().items()]
+        return {name: optimizer for optimizers in named for name, optimizer in optimizers.items()}
+
     def log(self, phase: str, **values) -> None:
         """A line of metrics; values that are None are left out."""
         values = {key: value for key, value in values.items() if value is not None}
@@ -355,8 +359,7 @@ class Run:
                 "commit": commit(),
                 **self.begin.meta(),
             }
-            optimizers = {name: trainer.optimizer for name, trainer in self._trainers().items()}
-            save_checkpoint(folder, self._modules() | self.begin.more(self.model), optimizers, meta)
+            save_checkpoint(folder, self._modules() | self.begin.more(self.model), self._optimizers(), meta)
             if best:
                 point(self.folder / "checkpoints" / "best", folder)
         if not best:
@@ -377,8 +380,9 @@ class Run:
         self.begin.require_same(meta, folder)
         for name, module in self._modules().items():
             load_module(folder, name, module)
+        for name, optimizer in self._optimizers().items():
+            load_optimizer(folder, name, optimizer)
         for name, trainer in self._trainers().items():
-            load_optimizer(folder, name, trainer.optimizer)
             trainer.updates = meta["updates"][name]
         self.chunk, self.env_steps, self.seeds_used = meta["chunk"], meta["env_steps"], meta["seeds_used"]
         self.episode_steps = meta["episode_steps"]

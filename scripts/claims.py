@@ -176,9 +176,8 @@ CLAIMS = {
     ),
     "dmc_cartpole_swingup": Claim(
         "dm_control cartpole-swingup from 64x64 pixels alone, 100,000 env steps: return",
-        626, 90, f"env.id=dmc/cartpole-swingup env.action_repeat=4 {DMC_100K} training.online.train_ratio=256 "
-        "training.online.behavior_ratio=0.5 training.online.rounds=10 training.online.steps=2000 "
-        "training.optimizer.final_rate=0.5",
+        626, 90, f"env.id=dmc/cartpole-swingup env.action_repeat=4 {DMC_100K} training.online.train_ratio=128 "
+        "training.online.rounds=10 training.online.steps=2000 training.optimizer.final_rate=0.5",
     ),
     "dmc_reacher_easy": Claim(
         "dm_control reacher-easy from 64x64 pixels alone, 100,000 env steps: return",

@@ -29,6 +29,7 @@ class WorldModel(nn.Module):
     Calling it computes the losses of a batch (so that data-parallel wrappers see one forward); everything else is a
     named method."""
 
+    HIDDEN = r"encoder\.hidden|belief\.blocks\.\d+\.(inward|outward)|transition\.heads\.(first|second)"  # for Muon
     LOW_RANK = r"inward|belief\.blocks\.\d+\.(inward|outward)|transition\.heads\.(first|modulation|second)"
     HEADS: ClassVar = {"transition.heads.last": OUTCOME, "transition.heads.last_bias": OUTCOME}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from worldmodel.muon import Muon
 
 
 class Diverged(FloatingPointError):
@@ -16,26 +19,28 @@ class Diverged(FloatingPointError):
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Of AdamW.
+    """Of AdamW, and of Muon where hidden layers have it.
 
     Attributes:
-        learning_rate: after the warm-up.
+        learning_rate: of AdamW, after the warm-up.
+        matrix_rate: of Muon, likewise, for the weights that the module names `HIDDEN`; None: AdamW learns all.
         warmup: updates.
-        final_rate: at the end of a cosine, as a share of `learning_rate`; 1 keeps it constant.
-        weight_decay: of matrices; norms and biases have none.
+        final_rate: at the end of a cosine, as a share of both rates; 1 keeps them constant.
+        weight_decay: of AdamW's matrices; norms and biases have none.
         clip: of the gradients' norm.
     """
 
     learning_rate: float = 1e-3
+    matrix_rate: float | None = None
     warmup: int = 100
     final_rate: float = 0.2
     weight_decay: float = 1e-3
     clip: float = 5.0
 
-    def rate(self, update: int, progress: float) -> float:
-        """Learning rate at `update`, a share `progress` of the schedule: linear warm-up, then a cosine to `final_rate`."""
+    def share(self, update: int, progress: float) -> float:
+        """Of the rates, at `update`, a share `progress` of the schedule: linear warm-up, then a cosine to `final_rate`."""
         cosine = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
-        return self.learning_rate * min(1.0, (update + 1) / max(1, self.warmup)) * cosine
+        return min(1.0, (update + 1) / max(1, self.warmup)) * cosine
 
 
 class Trainer:
@@ -43,10 +48,14 @@ class Trainer:
 
     Args:
         fabric: a `lightning_fabric.Fabric`; places the module, sets precision, averages gradients over processes.
-        module: called with what `update` is given, returns a dict of scalars.
-        config: of the optimizer.
+        module: called with what `update` is given, returns a dict of scalars. Its `HIDDEN`, a regular expression, names the
+            layers whose matrices Muon learns.
+        config: of the optimizers.
         total_updates: of the whole run, for the cosine.
         loss: the entry (or the sum of entries) to minimise.
+
+    Attributes:
+        optimizers: by what their names in a checkpoint add to the module's.
     """
 
     LIMIT = 1e4  # losses start near ten; none that comes here comes back
@@ -56,12 +65,24 @@ class Trainer:
     ):
         self.fabric, self.config, self.total, self.loss = fabric, config, total_updates, loss
         self.updates = 0
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        matrices = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        self.module, self.optimizer = fabric.setup(module, optimizer)
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        matrices = {}
+        if config.matrix_rate is not None:
+            hidden = re.compile(rf"({module.HIDDEN})\.weight")
+            matrices = {name: p for name, p in trained.items() if hidden.fullmatch(name)}
+        rest = [p for name, p in trained.items() if name not in matrices]
+        decayed = {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay}
+        plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
+        optimizers = {"": torch.optim.AdamW([decayed, plain], lr=config.learning_rate, fused=True)}
+        if matrices:
+            optimizers[".matrices"] = Muon(matrices.values(), lr=config.matrix_rate)
+        self._rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
+        self.module, *wrapped = fabric.setup(module, *optimizers.values())
+        self.optimizers = dict(zip(optimizers, wrapped, strict=True))
+
+    def named_optimizers(self, module: str) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by their names in a checkpoint."""
+        return {f"{module}{part}": optimizer for part, optimizer in self.optimizers.items()}
 
     @property
     def progress(self) -> float:
@@ -74,19 +95,22 @@ class Trainer:
         Raises:
             Diverged: the loss or the gradient is not finite, or the loss is beyond `LIMIT`; parameters are untouched.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.updates, self.progress)
+        share = self.config.share(self.updates, self.progress)
+        for name, optimizer in self.optimizers.items():
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = self._rates[name] * share
         scalars = self.module(*inputs)
         loss = sum(scalars[name] for name in self.loss)
-        self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
-            self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False
+            self.module, self.optimizers[""], max_norm=self.config.clip, error_if_nonfinite=False
         )
         value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm_value)) or abs(value) > self.LIMIT:
             raise Diverged(f"loss {value:.4g} and gradient norm {norm_value:.4g} at update {self.updates}")
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.updates += 1
         if after is not None:
             after()

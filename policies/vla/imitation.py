@@ -244,7 +244,7 @@ class ImitationRun:
             }
             modules = self.begin.modules(self.model, self.learner) | self.begin.more(self.model)
             folder = self.folder / "checkpoints" / f"{self.updates:06d}"
-            save_checkpoint(folder, modules, {"learner": self.trainer.optimizer}, meta)
+            save_checkpoint(folder, modules, self.trainer.named_optimizers("learner"), meta)
         self.fabric.barrier()
         self.saved = time.monotonic()
 
@@ -269,7 +269,8 @@ class ImitationRun:
         self.begin.require_same(meta, folder)
         for name, module in self.begin.modules(self.model, self.learner).items():
             load_module(folder, name, module)
-        load_optimizer(folder, "learner", self.trainer.optimizer)
+        for name, optimizer in self.trainer.named_optimizers("learner").items():
+            load_optimizer(folder, name, optimizer)
         self.updates = self.trainer.updates = meta["updates"]
         self.seconds = meta["seconds"]
         if self.first:

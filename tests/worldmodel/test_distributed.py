@@ -29,7 +29,7 @@ model.decoder.requires_grad_(False)
 # without bfloat16, whose rounding depends on the batch size
 import worldmodel.precision as precision
 precision.native_bfloat16 = lambda device: False
-trainer = Trainer(fabric, model, OptimizerConfig(learning_rate=1e-3, warmup=1), 3)
+trainer = Trainer(fabric, model, OptimizerConfig(learning_rate=1e-3, matrix_rate=1e-2, warmup=1), 3)
 for step in range(3):
     whole = batch_for(PIXELS, windows=8, seed=step)
     part = 8 // fabric.world_size

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.muon import Muon
 from worldmodel.precision import reduced_precision
 from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss, labels_loss
-from worldmodel.vision_language.muon import Muon
 from worldmodel.vision_language.preprocessing import Preprocessing
 
 WORD = re.compile(r"[a-z]+")

@@ -1,4 +1,4 @@
-"""Facts as teachers of the picture's encoder, and the optimizer of its matrices."""
+"""Facts as teachers of the picture's encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from worldmodel.vision_language.fact_encoder import FactEncoder, Facts, Vocabulary, facts_loss, labels_loss
-from worldmodel.vision_language.muon import Muon, orthogonal
 
 VOCABULARY = Vocabulary(relations=2, subjects=2, named_by=(3, 2), labels=4)
 
@@ -63,32 +62,3 @@ def test_sentences_follow_the_facts_and_not_the_other_way_round():
     loss.backward()
     assert texts.grad.abs().sum() > 0
     assert not encoder.relation.weight.grad.abs().sum()  # images are 0: the facts' own part has no gradient either
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (4, 12), (12, 4)])
-def test_orthogonal_leaves_singular_values_near_one(shape):
-    torch.manual_seed(0)
-    matrix = torch.randn(shape, dtype=torch.float64)
-    values = torch.linalg.svdvals(orthogonal(matrix))
-    assert values.min() > 0.5 and values.max() < 1.3
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    cosine = F.cosine_similarity(orthogonal(matrix).flatten(), (left @ right).flatten(), dim=0)
-    assert cosine > 0.97
-
-
-def test_muon_is_torchs_own_but_for_its_precision():
-    torch.manual_seed(0)
-    start, gradients = torch.randn(12, 4), torch.randn(5, 12, 4)
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = (
-        Muon([ours], lr=0.02, momentum=0.95, weight_decay=0.1),
-        torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.1),
-    )
-    for gradient in gradients:
-        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
-            parameter.grad = gradient.clone()
-            optimizer.step()
-    moved = (ours - start).norm()
-    assert (ours - theirs).norm() < 0.03 * moved  # bfloat16's digits
-    with pytest.raises(ValueError, match="is not a matrix"):
-        Muon([torch.nn.Parameter(torch.zeros(3))])

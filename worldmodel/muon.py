@@ -1,9 +1,11 @@
-"""The Muon optimizer, in the precision of its parameters."""
+"""The Muon optimizer, in bfloat16 where that is native and in float32 elsewhere."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from worldmodel import precision
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -13,8 +15,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal before they are taken off (Jordan et al. 2024, "Muon: an optimizer for
     hidden layers in neural networks"), with decoupled weight decay.
 
-    `torch.optim.Muon` computes the same in bfloat16, in which a CPU that does not have it takes longer for an update of a
-    small model than the model itself.
+    `torch.optim.Muon` computes the same in bfloat16 everywhere, in which a CPU that does not have it takes longer for an
+    update of a small model than the model itself.
 
     Args:
         matrices: 2-dimensional parameters of hidden layers; embeddings, heads and vectors belong to another optimizer.
@@ -41,7 +43,8 @@ class Muon(torch.optim.Optimizer):
                     continue
                 average = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
                 average.lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonal(matrix.grad.lerp(average, group["momentum"]))
+                update = matrix.grad.lerp(average, group["momentum"])
+                update = orthogonal(update.bfloat16() if precision.native_bfloat16(update.device) else update)
                 rate = group["lr"] * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
         return loss
