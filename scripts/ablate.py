@@ -74,8 +74,11 @@ ROWS = {
     "one_layer": Ablation("half the transformer", "model.layers=1"),
     "few_reference_frames": Ablation("statistics of as few frames as a batch has windows", "training.reference_frames=32"),
     "long_windows": Ablation("fewer, longer windows", "training.window=28 training.batch_size=16"),
-    "rate_half": Ablation("half the learning rate", "training.optimizer.learning_rate=5e-4"),
-    "rate_double": Ablation("twice the learning rate", "training.optimizer.learning_rate=2e-3"),
+    "adam": Ablation("AdamW learns the hidden layers' matrices too, not Muon", "training.optimizer.matrix_rate=null"),
+    "matrix_rate_half": Ablation("half of Muon's rate", "training.optimizer.matrix_rate=5e-3"),
+    "matrix_rate_double": Ablation("twice Muon's rate", "training.optimizer.matrix_rate=2e-2"),
+    "rate_half": Ablation("half of AdamW's rate", "training.optimizer.learning_rate=5e-4"),
+    "rate_double": Ablation("twice AdamW's rate", "training.optimizer.learning_rate=2e-3"),
 }  # fmt: skip
 
 

@@ -121,10 +121,6 @@ CLAIMS = {
         "cartpole swing-up from 64x64 pixels and semantic tokens: return (0-1000) within 30 minutes, state as a target",
         800, 30, TOKENS,
     ),
-    "cartpole_swingup_long": Claim(
-        "cartpole swing-up from 64x64 pixels: return (0-1000) within 40 minutes, state as a target",
-        850, 40, "training.online.rounds=28",
-    ),
     "cartpole_swingup_pixels": Claim(
         "cartpole swing-up from 64x64 pixels alone: return (0-1000) within 40 minutes, no state anywhere",
         600, 40, "env.privileged_state=false training.online.rounds=10",
