@@ -23,7 +23,7 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: of AdamW, after the warm-up.
-        matrix_rate: of Muon, likewise, for the weights that the module names `HIDDEN`; None: AdamW learns all.
+        matrix_rate: of Muon, likewise, for the layers that a module names as its `HIDDEN`; None: AdamW learns these too.
         warmup: updates.
         final_rate: at the end of a cosine, as a share of both rates; 1 keeps them constant.
         weight_decay: of AdamW's matrices; norms and biases have none.
@@ -31,7 +31,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-3
-    matrix_rate: float | None = None
+    matrix_rate: float | None = 1e-2
     warmup: int = 100
     final_rate: float = 0.2
     weight_decay: float = 1e-3
@@ -49,7 +49,7 @@ class Trainer:
     Args:
         fabric: a `lightning_fabric.Fabric`; places the module, sets precision, averages gradients over processes.
         module: called with what `update` is given, returns a dict of scalars. Its `HIDDEN`, a regular expression, names the
-            layers whose matrices Muon learns.
+            layers whose matrices Muon learns; without one there are none.
         config: of the optimizers.
         total_updates: of the whole run, for the cosine.
         loss: the entry (or the sum of entries) to minimise.
@@ -67,7 +67,7 @@ class Trainer:
         self.updates = 0
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         matrices = {}
-        if config.matrix_rate is not None:
+        if config.matrix_rate is not None and hasattr(module, "HIDDEN"):
             hidden = re.compile(rf"({module.HIDDEN})\.weight")
             matrices = {name: p for name, p in trained.items() if hidden.fullmatch(name)}
         rest = [p for name, p in trained.items() if name not in matrices]

@@ -37,7 +37,7 @@ def test_muon_learns_the_hidden_layers_matrices_and_adam_everything_else():
     }
     assert adam | muon == set(map(id, model.parameters())) and not adam & muon
     assert list(both.named_optimizers("model")) == ["model", "model.matrices"]
-    assert list(trainer(OptimizerConfig())[1].named_optimizers("model")) == ["model"]
+    assert list(trainer(OptimizerConfig(matrix_rate=None))[1].named_optimizers("model")) == ["model"]
 
 
 def test_both_rates_warm_up_and_come_down_together():
