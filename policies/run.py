@@ -21,7 +21,7 @@ from policies.schedule import COLLECTION_SEED, VALIDATION_SEED, Chunk, chunk_see
 from policies.starts import start_memories
 from policies.validation import film_beginning, imagined_against_real
 from worldmodel.averaging import follow
-from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, point, read_meta, save_checkpoint
+from worldmodel.checkpoint import find_checkpoint, load_module, point, read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore, WindowSampler
 from worldmodel.diagnostics import open_loop_report
 from worldmodel.interface import Interface
@@ -325,10 +325,6 @@ class Run:
         goals = {} if self.goal_trainer is None else {"goal_value": self.goal_trainer}
         return {"model": self.model_trainer, "behavior": self.behavior_trainer, **goals}
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        named = [trainer.named_optimizers(name) for name, trainer in self._trainers().items()]
-        return {name: optimizer for optimizers in named for name, optimizer in optimizers.items()}
-
     def log(self, phase: str, **values) -> None:
         """A line of metrics; values that are None are left out."""
         values = {key: value for key, value in values.items() if value is not None}
@@ -359,7 +355,10 @@ class Run:
                 "commit": commit(),
                 **self.begin.meta(),
             }
-            save_checkpoint(folder, self._modules() | self.begin.more(self.model), self._optimizers(), meta)
+            optimizers = {}
+            for name, trainer in self._trainers().items():
+                optimizers |= trainer.named_optimizers(name)
+            save_checkpoint(folder, self._modules() | self.begin.more(self.model), optimizers, meta)
             if best:
                 point(self.folder / "checkpoints" / "best", folder)
         if not best:
@@ -380,10 +379,8 @@ class Run:
         self.begin.require_same(meta, folder)
         for name, module in self._modules().items():
             load_module(folder, name, module)
-        for name, optimizer in self._optimizers().items():
-            load_optimizer(folder, name, optimizer)
         for name, trainer in self._trainers().items():
-            trainer.updates = meta["updates"][name]
+            trainer.restore(folder, name, meta["updates"][name])
         self.chunk, self.env_steps, self.seeds_used = meta["chunk"], meta["env_steps"], meta["seeds_used"]
         self.episode_steps = meta["episode_steps"]
         self.profile = Counter(meta["seconds"])

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from worldmodel.checkpoint import load_optimizer
 from worldmodel.muon import Muon
 
 
@@ -83,6 +85,16 @@ class Trainer:
     def named_optimizers(self, module: str) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by their names in a checkpoint."""
         return {f"{module}{part}": optimizer for part, optimizer in self.optimizers.items()}
+
+    def restore(self, folder: Path, module: str, updates: int) -> None:
+        """Go on after so many `updates`, with the optimizers of a checkpoint.
+
+        Raises:
+            CheckpointError: one can't be read.
+        """
+        for name, optimizer in self.named_optimizers(module).items():
+            load_optimizer(folder, name, optimizer)
+        self.updates = updates
 
     @property
     def progress(self) -> float:

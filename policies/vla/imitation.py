@@ -19,7 +19,7 @@ from policies.vla.heads import masked_mean
 from policies.vla.model import VLA
 from policies.vla.statistics import Statistics
 from worldmodel.averaging import follow
-from worldmodel.checkpoint import find_checkpoint, load_module, load_optimizer, read_meta, save_checkpoint
+from worldmodel.checkpoint import find_checkpoint, load_module, read_meta, save_checkpoint
 from worldmodel.data import EpisodeStore
 from worldmodel.metrics import Averages, MetricsLogger
 from worldmodel.progress import Progress
@@ -269,9 +269,8 @@ class ImitationRun:
         self.begin.require_same(meta, folder)
         for name, module in self.begin.modules(self.model, self.learner).items():
             load_module(folder, name, module)
-        for name, optimizer in self.trainer.named_optimizers("learner").items():
-            load_optimizer(folder, name, optimizer)
-        self.updates = self.trainer.updates = meta["updates"]
+        self.updates = meta["updates"]
+        self.trainer.restore(folder, "learner", self.updates)
         self.seconds = meta["seconds"]
         if self.first:
             self.metrics.truncate(self.updates, meta["metrics_lines"])
